@@ -73,7 +73,6 @@ def _without_haste(monkeypatch, request):
     for name in ("CONNECT_S", "SILENCE_S", "PROGRESS_S"):
         monkeypatch.setattr(f"labelsieve.storage.remote.{name}", 200.0)
     monkeypatch.setattr("labelsieve.storage.remote.HEDGES_AT_ONCE", 0)
-    monkeypatch.setattr("labelsieve.execution.second_tries._LEAST_SECONDS", 3600.0)
     monkeypatch.setattr("labelsieve.execution.progress._Events.period", 3600.0)
 
 

@@ -85,10 +85,8 @@ class LabelInspector:
     array([4])
 
     The two rules differ for a row that does not reach the threshold of its predicted class, but that of another. Here
-    the thresholds are 0.85, 0.57 and 0.2; the last one is low because the only row labelled 2 is predicted as class 1.
-    Row 5 is predicted as class 0 with 0.7, which is too low, so the default rule leaves it out. It has 0.3 for class 2,
-    which is enough, so the exact rule counts it there. `labelsieve.find_label_issues` warns if there are many
-    such rows; `LabelInspector` does not.
+    the thresholds are 0.85, 0.57 and 0.2. Row 5 is predicted as class 0 with 0.7, which is too low, so the default rule
+    leaves it out. It has 0.3 for class 2, which is enough, so the exact rule counts it there.
 
     >>> labels = np.array([0, 0, 1, 1, 2, 1])
     >>> pred_probs = np.array(

@@ -131,7 +131,7 @@ RULES: Final[tuple[Rule, ...]] = get_args(Rule)
 TASKS: Final = ("classification", "segmentation", "tokens", "tags")
 # What becomes of rows whose decision is unsure, and of rows about which reviewers differ.
 UNSURE_RULES: Final = ("keep", "drop", "ignore")
-CONFLICT_RULES: Final = ("error", "keep", "first", "last", "majority")
+CONFLICT_RULES: Final = ("error", "keep", "last")
 FILTER_NAMES: Final[tuple[FilterName, ...]] = get_args(FilterName)
 # The sums of probabilities are exact up to this number of rows (`labelsieve.confident_learning.thresholds`).
 _MOST_ROWS: Final = 1 << 36

@@ -383,7 +383,7 @@ HEADINGS = {
     "min-examples-per-class",
     "Memory and workdir": "batch-size max-memory workdir fresh wait",
     "Output": "output top report json quiet progress log-level images texts rows",
-    "Cluster and processes": "scheduler workers threads worker-memory retries performance-report n-jobs",
+    "Cluster and processes": "scheduler workers threads worker-memory retries n-jobs",
     "Other": "help",
 }
 
@@ -463,7 +463,7 @@ def test_the_installed_command_and_the_module_run(files, tmp_path):
 
 INTERRUPTED = """
 import signal, sys
-import labelsieve.cli.app, labelsieve.results.store as export
+import labelsieve.__main__, labelsieve.results.store as export
 
 def slow(result, path):
     path.write_bytes(b"half of a result")
@@ -471,7 +471,7 @@ def slow(result, path):
     signal.pause()
 
 export._write_npy = slow
-sys.exit(labelsieve.cli.app.run(["find", "labels.npy", "pred_probs.npy", "--quiet", "-o", "i.npy"]))
+labelsieve.__main__.main(["find", "labels.npy", "pred_probs.npy", "--quiet", "-o", "i.npy"])
 """
 
 
@@ -494,9 +494,9 @@ def test_ctrl_c_exits_130_and_removes_temporary_files(files, tmp_path):
 STOPPED = """
 import signal, sys, time
 import dask
-import labelsieve.cli.app, labelsieve.job.table, labelsieve.job.scan
+import labelsieve.__main__, labelsieve.job.table, labelsieve.job.scan
 
-inner, n_done = labelsieve.tasks.{step}, 0
+inner, n_done = labelsieve.job.{step}, 0
 came, set_handler = [], signal.signal  # a list, since a signal may come where an event holds its lock
 
 def noted(number, handler):
@@ -517,16 +517,16 @@ def slow(*args, **kwargs):
     n_done += 1
     return inner(*args, **kwargs)
 
-labelsieve.tasks.{step} = slow
+labelsieve.job.{step} = slow
 dask.config.set(num_workers=1)  # four partitions of a hundred rows
 options = "--workdir work -o i.zarr --batch-size 20 --quiet".split()
-sys.exit(labelsieve.cli.app.run(["find", "labels.npy", "pred_probs.npy", *options]))
+labelsieve.__main__.main(["find", "labels.npy", "pred_probs.npy", *options])
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("step", "n_done", "left"), [("scan.scan_to_checkpoint", 2, 200), ("count_and_select.scores_inside", 0, 0)]
+    ("step", "n_done", "left"), [("scan.scan_to_checkpoint", 2, 200), ("table.scores_inside", 0, 0)]
 )
 @pytest.mark.parametrize(
     ("number", "code", "line"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]

@@ -25,11 +25,12 @@ import s3
 from draws import draw
 from labelsieve.cli.app import cli, run
 from labelsieve.cli.interrupts import is_json_wanted
-from labelsieve.errors import InvalidInputError, UnreadableDataError, install_line, located
+from labelsieve.errors import InvalidInputError, UnreadableDataError, located
 from labelsieve.execution import graph as dask_job
 from labelsieve.execution import progress
 from labelsieve.results import store as export
 from labelsieve.storage import remote as limits
+from pages import guide
 from processes import Processes
 
 LABELS, PROBS = draw(400, 3, seed=5, noise=0.3)
@@ -60,9 +61,9 @@ def answer(capfd):
 
 def keys_of(heading):
     """Return the keys in a table of the documentation."""
-    table = labelsieve.cli.__doc__.partition(f"| {heading} | |\n")[2].partition("\n\n")[0]
+    table = guide("command_line").partition(f"| {heading.replace('``', '`')} | |\n")[2].partition("\n\n")[0]
     cells = [line.split("|")[1] for line in table.splitlines()[1:]]
-    return [key for cell in cells for key in re.findall(r"``(\w+)``", cell)]
+    return [key for cell in cells for key in re.findall(r"`(\w+)`", cell)]
 
 
 def test_find_answers_what_python_gives(answer):
@@ -442,21 +443,3 @@ def test_a_url_that_cannot_be_written_is_refused_before_the_run(answer, monkeypa
     code, found, _ = answer("find", *FILES, "--json", "-o", "memory://refused/i.csv")
     assert (code, found["error"]) == (1, "UnwritableError")
     assert re.match(r"memory://refused/i\.csv cannot be written: .*read-only", found["message"])
-
-
-def test_a_performance_report_needs_a_cluster_and_bokeh(answer, monkeypatch):
-    found = answer("find", *FILES, "--json", "--performance-report", "r.html")[1]
-    assert found["message"] == "--performance-report needs a cluster: --scheduler or --workers"
-    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    code, found, _ = answer("find", *FILES, "--json", "--performance-report", "r.html", "--workers", "1")
-    assert (code, found["error"]) == (2, "MissingDependencyError")
-    assert found["message"].endswith(install_line("dashboard"))
-
-
-@pytest.mark.slow
-def test_a_performance_report_is_written(answer):
-    pytest.importorskip("bokeh")
-    options = ["--workers", "1", "--threads", "1", "--performance-report", "r.html"]
-    code, found, _ = answer("find", *FILES, "--json", *options)
-    assert (code, found["n_rows"]) == (0, 400)
-    assert "Bokeh" in Path("r.html").read_text(encoding="utf-8")

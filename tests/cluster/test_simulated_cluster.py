@@ -14,12 +14,9 @@ from simulated_workers import SimulatedSource, Store, spend, spending
 
 BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "simulated_cluster.py"
 
-# Where this machine stands still, a partition would be read a second time.
-WITHOUT_SECOND_TRIES = """
+SIMULATION = """
     import runpy, sys
-    from labelsieve.execution import second_tries
 
-    second_tries._LEAST_SECONDS = 3600.0
     del sys.argv[0]
     runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -28,7 +25,7 @@ WITHOUT_SECOND_TRIES = """
 @pytest.fixture(scope="module")
 def figures():
     options = ["--workers", "6", "--threads", "2", "--terabytes", "0.012"]
-    title, *lines = run_python(WITHOUT_SECOND_TRIES, BENCHMARK, *options).splitlines()
+    title, *lines = run_python(SIMULATION, BENCHMARK, *options).splitlines()
     assert title == "0.012 TB, 6 workers of 2 threads, cut 1"
     return dict(line.split(maxsplit=1) for line in lines)
 

@@ -17,7 +17,6 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse
 import zarr
 from cleanlab.classification import CleanLearning
 from distributed import Client, LocalCluster
@@ -31,6 +30,7 @@ from labelsieve import InputTypeError, InvalidInputError, LabelsieveWarning
 from labelsieve.cleanlab import count, dataset, filter, rank  # noqa: A004  # cleanlab's names
 from labelsieve.cleanlab.arguments import AssertedInputError
 from labelsieve.options import FILTER_NAMES
+from pages import blocks, guide
 
 METHODS = ["self_confidence", "normalized_margin", "confidence_weighted_entropy"]
 PRUNING = ["prune_by_noise_rate", "prune_by_class", "both"]
@@ -51,9 +51,10 @@ def data(request, real_datasets):
 
 ROWS = [
     (module, name, here)
-    for module, names, here in re.findall(r"^\| `(\S+)` \| (`.*`) \| (.*) \|$", tree.__doc__, re.MULTILINE)
+    for module, names, here in re.findall(r"^\| `(\S+)` \| (`.*`) \| (.*) \|$", guide("from_cleanlab"), re.MULTILINE)
     for name in re.findall(r"`(\w+)`", names)
 ]
+NOT_TRAINED = "not here: trains a model"
 
 
 def test_the_page_has_all_public_functions_and_classes_of_cleanlab():
@@ -73,13 +74,8 @@ def parameters(function):
     return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
 
 
-# What cleanlab has for these is a model that has been made, a list that a call could change, for which an empty tuple
-# stands, or nothing.
+# What cleanlab has for these is a list that a call could change, for which an empty tuple stands, or nothing.
 OTHER_DEFAULTS = {
-    ("count", "estimate_confident_joint_and_cv_pred_proba"): {"clf"},
-    ("count", "estimate_py_noise_matrices_and_cv_pred_proba"): {"clf"},
-    ("count", "estimate_cv_predicted_probabilities"): {"clf"},
-    ("count", "estimate_noise_matrices"): {"clf"},
     ("segmentation.summary", "common_label_issues"): {"labels", "pred_probs"},
     ("token_classification.summary", "display_issues"): {"exclude"},
     ("token_classification.summary", "common_label_issues"): {"exclude"},
@@ -125,13 +121,15 @@ def test_clean_learning_takes_the_issues_of_a_result():
 
 def test_datalab_takes_a_result():
     pytest.importorskip("datasets")
-    text = tree.__doc__
     labels, probs = draw(50, 2, seed=5)
-    names = {"labels": labels, "found": labelsieve.find_label_issues(labels, probs, filter_by="both")}
-    code = "\n".join(line[4:] for line in text[text.index("    from cleanlab import Datalab") :].splitlines())
+    features = probs + np.random.default_rng(0).normal(size=probs.shape)
+    found = labelsieve.find_label_issues(labels, probs, filter_by="both")
+    names = {"features": features, "labels": labels, "found": found}
+    [code] = [block for block in blocks(guide("from_cleanlab"), "py") if "Datalab" in block]
     exec(code, names)
-    issues = names["lab"].get_issues("label")
-    assert issues["is_label_issue"].tolist() == names["found"].mask().tolist()
+    issues = names["issues"]
+    assert "is_outlier_issue" in issues
+    assert issues["is_label_issue"].tolist() == found.mask().tolist()
 
 
 # filter --------------------------------------------------------------------------------------------------------------
@@ -557,46 +555,26 @@ def test_issues_of_rows_with_several_labels_are_those_of_cleanlab(ranked):
     )
 
 
-@pytest.mark.parametrize("kind", ["array", "sparse", "table"])
-@pytest.mark.filterwarnings("ignore:The least populated class:UserWarning")  # scikit-learn's
-def test_cross_validation_is_that_of_cleanlab(kind):
-    labels, probs = draw(90, 3, seed=19)
-    labels[labels == 2] = 0
-    labels[5] = 2  # a single row, which some fold leaves out
-    features = np.log(probs)
-    features = {"array": features, "sparse": scipy.sparse.csr_matrix(features), "table": pd.DataFrame(features)}[kind]
-    with pytest.warns(UserWarning, match="Duplicated some data"):
-        want = cleanlab.count.estimate_py_noise_matrices_and_cv_pred_proba(features, labels, cv_n_folds=3, seed=1)
-    with pytest.warns(UserWarning, match=r"classes \[2\] have so few rows"):
-        got = count.estimate_py_noise_matrices_and_cv_pred_proba(features, labels, cv_n_folds=3, seed=1)
-    for one, other in zip(want, got, strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
-
-
-def test_cross_validation_takes_models_and_their_arguments():
+@pytest.mark.parametrize("name", [name for module, name, here in ROWS if (module, here) == ("count", NOT_TRAINED)])
+def test_functions_that_train_a_model_are_those_of_cleanlab(name):
+    words = rf"^labelsieve\.cleanlab\.count does not train models: use (cleanlab\.count\.{name})$"
+    with pytest.raises(ImportError, match=words) as caught:
+        exec(f"from labelsieve.cleanlab.count import {name}")
+    with pytest.raises(ImportError, match=words):
+        getattr(count, name)
     labels, probs = draw(90, 3, seed=20)
-    model, seen = LogisticRegression(C=0.1), []
-    how = {"cv_n_folds": 3, "seed": 0, "clf_kwargs": {"sample_weight": np.ones(60)}}
-
-    def validation(features, left_out):
-        seen.append((features.shape, left_out.shape))
-        return {}
-
-    want = cleanlab.count.estimate_noise_matrices(probs, labels, model, **how)
-    got = count.estimate_noise_matrices(probs, labels, model, validation_func=validation, **how)
-    for one, other in zip(want, got, strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
-    assert seen == [((30, 3), (30,))] * 3
-    predicted = cleanlab.count.estimate_cv_predicted_probabilities(probs, labels, model, **how)
-    np.testing.assert_array_equal(predicted, count.estimate_cv_predicted_probabilities(probs, labels, model, **how))
-    joint, _ = count.estimate_confident_joint_and_cv_pred_proba(probs, labels, model, calibrate=False, **how)
-    assert joint.tolist() == count.compute_confident_joint(labels, predicted, calibrate=False).tolist()
+    module, _, function = re.match(words, str(caught.value))[1].rpartition(".")
+    found = getattr(importlib.import_module(module), function)(probs, labels, cv_n_folds=3, seed=0)
+    if "cv_pred" in name:  # the probabilities are what the functions here take
+        joint, predicted = found[-2:] if isinstance(found, tuple) else (None, found)
+        assert joint is None or joint.tolist() == count.compute_confident_joint(labels, predicted).tolist()
+    with pytest.raises(AttributeError, match="has no attribute 'estimate_other'"):
+        count.estimate_other  # noqa: B018  # the access is the test
 
 
-def test_what_counts_refuse(monkeypatch):
+def test_what_counts_refuse():
     labels, probs = draw(50, 3, seed=21)
     lists, tag_probs = tags(20)
-    predict = count.estimate_cv_predicted_probabilities
     for error, words, make in (
         (ValueError, "not a valid estimation method",
          lambda: count.num_label_issues(labels, probs, estimation_method="x")),
@@ -622,12 +600,6 @@ def test_what_counts_refuse(monkeypatch):
         (InvalidInputError, "row 1 has class 7, outside 0..3",
          lambda: filter.find_predicted_neq_given([[0], [7], *lists[2:]], tag_probs, multi_label=True)),
         (InvalidInputError, "labels outside 0..2", lambda: count.get_confident_thresholds(labels + 1, probs)),
-        (InvalidInputError, "49 labels", lambda: predict(probs, labels[:49])),
-        (InvalidInputError, "must have all classes", lambda: predict(probs, labels + 1)),
-        (InvalidInputError, "one axis of integers", lambda: predict(probs, labels + 0.5)),
-        (InvalidInputError, "sklearn.base.clone", lambda: predict(probs, labels, object())),
-        (TypeError, "validation_func must be callable", lambda: predict(probs, labels, validation_func=3)),
-        (TypeError, "X must be an array", lambda: predict(probs.tolist(), labels)),
     ):  # fmt: skip
         with pytest.raises(error, match=words):
             make()
@@ -635,9 +607,6 @@ def test_what_counts_refuse(monkeypatch):
         assert count.num_label_issues(labels, probs, confident_joint=np.ones((3, 3))) == (
             count.num_label_issues(labels, probs)
         )
-    monkeypatch.setitem(sys.modules, "sklearn.base", None)
-    with pytest.raises(labelsieve.MissingDependencyError, match="Cross-validation needs"):
-        predict(probs, labels)
 
 
 # dataset -------------------------------------------------------------------------------------------------------------

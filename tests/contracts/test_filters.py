@@ -295,12 +295,6 @@ def test_clusters_change_no_bit(client, filter_by, want, tmp_path):
         assert want[filter_by] == bits(found), name
 
 
-@every_filter
-def test_issues_that_do_not_fit_are_written_by_the_tasks(monkeypatch, filter_by, want):
-    monkeypatch.setattr("labelsieve.job.job.Job._room", lambda *_: 0)
-    assert want[filter_by] == bits(find(filter_by=filter_by, **CUT))
-
-
 # Reads -------------------------------------------------------------------------------------------------------------
 
 READS = dict.fromkeys(FILTERS, 2) | {"predicted_neq_given": 1, "prune_by_noise_rate": 3, "both": 3}

@@ -167,19 +167,6 @@ def test_what_killed_runs_were_writing_goes_with_the_next_one(tmp_path, want):
     assert not left.exists()
 
 
-def test_a_result_in_a_workdir_is_never_that_of_a_later_run(tmp_path, want, monkeypatch):
-    monkeypatch.setattr("labelsieve.job.job.Job._room", lambda *_: 0)
-    first = find(workdir=tmp_path / "work")
-    assert not isinstance(first.found, labelsieve.IssueRows)
-    other = find(probs=np.roll(PROBS, 1, axis=1), workdir=tmp_path / "work", fresh=True)
-    assert other.num_issues != first.num_issues
-    for ask in (lambda: first.indices, lambda: first.worst(3), first.mask, first.to_frame):
-        with pytest.raises(
-            labelsieve.UnreadableDataError, match=r"issues/zarr\.json is missing, perhaps since a later run has"
-        ):
-            ask()
-
-
 def test_a_resume_takes_each_record_into_its_place(tmp_path, want, monkeypatch):
     find(workdir=tmp_path / "work")
     made, inner = [], summary_block.SummaryBlock.empty.__func__
@@ -908,7 +895,6 @@ def test_a_workdir_holds_what_it_says(place):
 
 def test_nothing_is_left_of_a_temporary_workdir(tmp_path, want, monkeypatch):
     with dask.config.set({"temporary-directory": str(tmp_path)}):
-        monkeypatch.setattr("labelsieve.job.job.Job._room", lambda *_: 0)
         monkeypatch.setattr("labelsieve.execution.executor.free_bytes", lambda: 10**9)
         small = labelsieve.plan_label_issues(LABELS, PROBS, output="r.zarr").process_bytes
         assert labelsieve.plan_label_issues(LABELS, PROBS).process_bytes < small, "stored takes more for few rows"
@@ -927,13 +913,10 @@ def test_nothing_is_left_of_a_temporary_workdir(tmp_path, want, monkeypatch):
 
 
 def test_a_temporary_workdir_lasts_as_long_as_anything_that_reads_from_it(tmp_path, want, monkeypatch):
-    monkeypatch.setattr("labelsieve.job.job.Job._room", lambda *_: 0)
     monkeypatch.setattr("labelsieve.job.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
     with dask.config.set({"temporary-directory": str(tmp_path)}):
-        issues = find().found
         lazy = find().lazy_scores
     assert draws.wide(lazy.compute()).tobytes() == want[1]["all scores"]
-    assert issues.part(0, len(issues)).rows.tobytes() == np.frombuffer(want[1]["row"]).astype("i8").tobytes()
 
 
 def test_a_workdir_that_was_never_begun_has_no_partitions(tmp_path):

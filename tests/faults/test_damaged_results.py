@@ -179,20 +179,6 @@ def test_every_chunk_is_stored_also_of_zeros(stored):
     assert not zarr.open_array(path / "mask", mode="r")[100:200].any()
 
 
-def test_an_issue_of_the_issues_in_a_workdir_is_checked_too(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("labelsieve.job.job._FEW_ISSUE_BYTES", 0)
-    monkeypatch.setattr("labelsieve.job.job.Job._room", lambda *_: 0)
-    result = find(data, workdir=tmp_path / "w")
-    want = result.indices.tolist()
-    [group] = (tmp_path / "w" / "result").iterdir()
-    for file in ("issues/c/0", "issues/zarr.json"):
-        content = (group / file).read_bytes()
-        for changed in (None, content[:-1], content.replace(b'"int64"', b'"uint8"')[:-1]):
-            with damaged(group / file, changed), pytest.raises(UnreadableDataError, match=file):
-                result.found.part(0, 3)
-    assert result.found.part(0, len(want)).rows.tolist() == want
-
-
 def test_damage_at_a_url_is_named_too(data):
     url, fs = "memory://results/d.zarr", fsspec.filesystem("memory")
     find(data).save(url)

@@ -344,9 +344,8 @@ class SimulatedWorker(Server):
             meter.first_cpu_s = min(meter.first_cpu_s, time.process_time())
         self.executing[key] = (start, run_id)
         if seconds:
-            events = [(topic, (kind, of, real + seconds, *more)) for topic, (kind, of, real, *more) in self.events]
-            finish = partial(self.finish, events=events, read=True)
-            asyncio.get_running_loop().call_later(seconds, finish, key, run_id, value, start)
+            finish = partial(self.finish, key, run_id, value, start, self.events, read=True)
+            asyncio.get_running_loop().call_later(seconds, finish)
         else:
             self.finish(key, run_id, value, start, self.events)
 

@@ -1,13 +1,11 @@
-"""A source whose reads sleep, on some workers longer than on others: a cluster's time without its work."""
+"""A source whose reads sleep: a cluster's time without its work."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from distributed import get_worker
 
 from labelsieve.sources.source import Rows, Source
 
@@ -21,19 +19,15 @@ class SleepingSource(Source):
         The rows.
     seconds : float
         Sleep per row of a read.
-    slow : mapping
-        How many times as long the workers with these names sleep.
     path : Path, optional
         A ``.npy`` file with the same array, to send to other processes in its place.
     """
 
     in_pieces = False
 
-    def __init__(
-        self, array: np.ndarray, seconds: float, slow: Mapping[object, float] | None = None, path: Path | None = None
-    ) -> None:
+    def __init__(self, array: np.ndarray, seconds: float, path: Path | None = None) -> None:
         super().__init__(array.shape, array.dtype)
-        self.array, self.seconds, self.slow, self.path = array, seconds, dict(slow or {}), path
+        self.array, self.seconds, self.path = array, seconds, path
 
     def __getstate__(self) -> dict[str, object]:
         return vars(self) | ({} if self.path is None else {"array": None})
@@ -56,14 +50,5 @@ class _SleepingRows(Rows):
         self._source = source
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        times = self._source.slow.get(worker_name(), 1)
-        time.sleep(self._source.seconds * times * (stop - start))
+        time.sleep(self._source.seconds * (stop - start))
         return self._source.array[start:stop]
-
-
-def worker_name() -> object:
-    """Return the name of the worker that runs this task; None elsewhere."""
-    try:
-        return get_worker().name
-    except ValueError:
-        return None

@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from labelsieve import count
 from labelsieve.cleanlab.arguments import COMMON, flat_labels, one_hot_columns, one_vs_rest, warn_user
-from labelsieve.cleanlab.cross_validation import cross_validated_pred_probs
 from labelsieve.confident_learning.joint import TINY, JointCounts, calibrated_joint, estimated_issues, with_diagonal
 from labelsieve.confident_learning.matrices import PY_METHODS, Entries, PyMethod, entries_of
 from labelsieve.confident_learning.thresholds import Float64s, Int64s
@@ -31,18 +30,21 @@ from labelsieve.sources.source import Source
 __all__ = [
     "calibrate_confident_joint",
     "compute_confident_joint",
-    "estimate_confident_joint_and_cv_pred_proba",
-    "estimate_cv_predicted_probabilities",
     "estimate_joint",
     "estimate_latent",
-    "estimate_noise_matrices",
     "estimate_py_and_noise_matrices_from_probabilities",
-    "estimate_py_noise_matrices_and_cv_pred_proba",
     "get_confident_thresholds",
     "num_label_issues",
 ]
 
 _CUSTOM: Final = "off_diagonal_custom"
+# Functions of cleanlab that train a model.
+_TRAINING: Final = (
+    "estimate_confident_joint_and_cv_pred_proba",
+    "estimate_cv_predicted_probabilities",
+    "estimate_noise_matrices",
+    "estimate_py_noise_matrices_and_cv_pred_proba",
+)
 
 Estimates = tuple[Float64s, Float64s, Float64s]
 
@@ -380,155 +382,6 @@ def get_confident_thresholds(labels: Any, pred_probs: Any, multi_label: bool = F
     return WholeRows(flat_labels(labels), pred_probs).thresholds()[0]
 
 
-# Estimates with a model that is trained ------------------------------------------------------------------------------
-
-
-def estimate_confident_joint_and_cv_pred_proba(
-    X: Any,  # noqa: N803  # as in scikit-learn
-    labels: Any,
-    clf: Any = None,
-    *,
-    cv_n_folds: int = 5,
-    thresholds: npt.ArrayLike | None = None,
-    seed: int | None = None,
-    calibrate: bool = True,
-    clf_kwargs: dict[str, Any] = {},  # noqa: B006  # as in cleanlab
-    validation_func: Any = None,
-) -> tuple[Int64s, Float64s]:
-    """Train a model by cross-validation in memory, and count the confident joint of its predictions.
-
-    Parameters
-    ----------
-    X : (N, ...) array, sparse matrix or pandas.DataFrame
-        Features.
-    labels : (N,) array-like of int
-        Given labels, with all classes 0..K-1.
-    clf : scikit-learn classifier, optional
-        The model; by default ``LogisticRegression()``.
-    cv_n_folds : int
-        Number of folds.
-    thresholds : (K,) array-like of float, optional
-        As in `compute_confident_joint`.
-    seed : int, optional
-        Seed of the folds; by default NumPy's global state.
-    calibrate : bool
-        As in `compute_confident_joint`.
-    clf_kwargs : dict
-        Further arguments of ``clf.fit``.
-    validation_func : callable, optional
-        Returns further arguments of ``clf.fit``, given the features and labels that a fold leaves out.
-
-    Returns
-    -------
-    joint : (K, K) int64
-        The confident joint.
-    pred_probs : (N, K) float64
-        Predicted probabilities.
-
-    Raises
-    ------
-    InvalidInputError
-        A ValueError, for bad labels, and a model that cannot be copied.
-    MissingDependencyError
-        Without scikit-learn.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from labelsieve.cleanlab.count import estimate_confident_joint_and_cv_pred_proba
-    >>> X, labels = np.array([[0.0], [1.0], [9.0], [8.0]] * 5), np.array([0, 0, 1, 1] * 5)
-    >>> joint, pred_probs = estimate_confident_joint_and_cv_pred_proba(X, labels, seed=0)
-    >>> joint
-    array([[10,  0],
-           [ 0, 10]])
-    """
-    labels = np.asarray(flat_labels(labels))
-    pred_probs = cross_validated_pred_probs(
-        X, labels, clf, n_folds=cv_n_folds, seed=seed, fit_arguments=clf_kwargs, validation=validation_func
-    )
-    return compute_confident_joint(labels, pred_probs, thresholds=thresholds, calibrate=calibrate), pred_probs
-
-
-def estimate_py_noise_matrices_and_cv_pred_proba(
-    X: Any,  # noqa: N803
-    labels: Any,
-    clf: Any = None,
-    *,
-    cv_n_folds: int = 5,
-    thresholds: npt.ArrayLike | None = None,
-    converge_latent_estimates: bool = False,
-    py_method: PyMethod = "cnt",
-    seed: int | None = None,
-    clf_kwargs: dict[str, Any] = {},  # noqa: B006
-    validation_func: Any = None,
-) -> tuple[Float64s, Float64s, Float64s, Int64s, Float64s]:
-    """Train a model by cross-validation, and return what `estimate_latent` estimates, the joint and the probabilities.
-
-    The arguments are those of `estimate_confident_joint_and_cv_pred_proba` and `estimate_latent`.
-    """
-    joint, pred_probs = estimate_confident_joint_and_cv_pred_proba(
-        X,
-        labels,
-        clf,
-        cv_n_folds=cv_n_folds,
-        thresholds=thresholds,
-        seed=seed,
-        clf_kwargs=clf_kwargs,
-        validation_func=validation_func,
-    )
-    estimates = estimate_latent(joint, labels, py_method=py_method, converge_latent_estimates=converge_latent_estimates)
-    return *estimates, joint, pred_probs
-
-
-def estimate_cv_predicted_probabilities(
-    X: Any,  # noqa: N803
-    labels: Any,
-    clf: Any = None,
-    *,
-    cv_n_folds: int = 5,
-    seed: int | None = None,
-    clf_kwargs: dict[str, Any] = {},  # noqa: B006
-    validation_func: Any = None,
-) -> Float64s:
-    """Train a model by cross-validation, and return the ``(N, K)`` probabilities of rows that it was not trained on.
-
-    The arguments are those of `estimate_confident_joint_and_cv_pred_proba`.
-    """
-    return cross_validated_pred_probs(
-        X, labels, clf, n_folds=cv_n_folds, seed=seed, fit_arguments=clf_kwargs, validation=validation_func
-    )
-
-
-def estimate_noise_matrices(
-    X: Any,  # noqa: N803
-    labels: Any,
-    clf: Any = None,
-    *,
-    cv_n_folds: int = 5,
-    thresholds: npt.ArrayLike | None = None,
-    converge_latent_estimates: bool = True,
-    seed: int | None = None,
-    clf_kwargs: dict[str, Any] = {},  # noqa: B006
-    validation_func: Any = None,
-) -> tuple[Float64s, Float64s]:
-    """Train a model by cross-validation, and return the noise matrix and the inverse noise matrix.
-
-    The arguments are those of `estimate_py_noise_matrices_and_cv_pred_proba`.
-    """
-    _, noise, inverse, _, _ = estimate_py_noise_matrices_and_cv_pred_proba(
-        X,
-        labels,
-        clf,
-        cv_n_folds=cv_n_folds,
-        thresholds=thresholds,
-        converge_latent_estimates=converge_latent_estimates,
-        seed=seed,
-        clf_kwargs=clf_kwargs,
-        validation_func=validation_func,
-    )
-    return noise, inverse
-
-
 def _counts(labels: Any, pred_probs: Any) -> JointCounts:
     return Job(labels, pred_probs, JobSettings(rule="confident_joint", **COMMON)).count()
 
@@ -577,3 +430,10 @@ def _checked_thresholds(thresholds: npt.ArrayLike, n_classes: int) -> Float64s:
 def _dense(entries: Entries) -> Int64s:
     matrix: Int64s = entries.matrix(dense=True)
     return matrix.astype(np.int64, copy=False)
+
+
+def __getattr__(name: str) -> object:
+    """Say where the functions of cleanlab are that train a model."""
+    if name in _TRAINING:  # an AttributeError would lose its message in ``from ... import``
+        raise ImportError(f"{__name__} does not train models: use cleanlab.count.{name}", name=__name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

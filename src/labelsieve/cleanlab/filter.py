@@ -51,7 +51,7 @@ def find_label_issues(
     labels : (N,) array-like of int, or list of list of int
         Given labels.
     pred_probs : (N, K) array-like of float
-        Out-of-sample probabilities; `labelsieve.find` says how often each filter reads them.
+        Out-of-sample probabilities.
     return_indices_ranked_by : {"self_confidence", "normalized_margin", "confidence_weighted_entropy"}, optional
         Return the rows of the issues, sorted by this score, in place of a mask.
     rank_by_kwargs : dict, optional

@@ -15,7 +15,7 @@ from labelsieve.cli.options import EXIT_CODES, RUN, JobCommand
 from labelsieve.cli.tasks import check_options, module_of, rows_of, settings_of
 from labelsieve.cli.text import find_answer, json_line, plan_answer, plan_text, summary_text, worst_text
 from labelsieve.errors import InvalidInputError
-from labelsieve.execution.local_cluster import check_performance_report, cluster, reporting_performance
+from labelsieve.execution.local_cluster import cluster
 from labelsieve.execution.progress import listened_to
 from labelsieve.results import store as export
 from labelsieve.results.report import check_report
@@ -30,7 +30,7 @@ from labelsieve.storage.remote import check_place, without_query
 # Options of `find` that have no effect on a plan.
 _FOR_FIND: Final = (
     *("retries", "wait", "top", "class_names", "ids", "quiet", "progress"),
-    *("report", "images", "texts", "rows", "performance_report"),
+    *("report", "images", "texts", "rows"),
 )
 
 
@@ -51,7 +51,6 @@ def find(
     images: str | None,
     texts: str | None,
     rows: int,
-    performance_report: Path | None,
     **choices: Any,
 ) -> dict[str, Any] | None:
     """Find the rows whose label is likely wrong.
@@ -88,10 +87,6 @@ def find(
     elif images is not None or texts is not None:
         raise InvalidInputError("--images and --texts are for the report: name it with --report")
     on_cluster = choices["scheduler"] is not None or choices["workers"] is not None
-    if performance_report is not None:
-        if not on_cluster:
-            raise InvalidInputError("--performance-report needs a cluster: --scheduler or --workers")
-        check_performance_report(performance_report)
     names = None if class_names is None else read_class_names(class_names)
     task = choices.pop("task")
     check_options(task, choices)
@@ -101,7 +96,6 @@ def find(
         logging_to_stderr(level),
         showing(progress),
         _cluster_of(choices) as client,
-        reporting_performance(client, performance_report),
     ):
         found = module_of(task).find_label_issues(
             *columns,

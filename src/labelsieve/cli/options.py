@@ -20,7 +20,7 @@ Exit codes:
   0    done
   1    a failure: data that cannot be read, a full disk, a lost cluster
   2    bad usage, input, credentials or workdir, or too little memory
-  75   a run or server uses the workdir, output or decisions: try again later
+  75   another run uses the workdir or output: try again later
   130  interrupted by Ctrl-C
   143  ended by SIGTERM
 """
@@ -256,11 +256,6 @@ RUN = _together(
     _cluster("--threads", type=_at_least_one, metavar="N", help="Threads of each process."),
     _cluster("--worker-memory", metavar="SIZE", help="Memory limit of each worker that is started: 4GiB."),
     _cluster("--retries", type=_count, metavar="N", default=2, help="How often a failed task is tried again."),
-    _cluster(
-        "--performance-report",
-        type=FilePath(),
-        help="Write Dask's own report of a run on a cluster: dask-report.html. Needs bokeh.",
-    ),
     _cluster(
         "--n-jobs", type=_cores_or_number, default="1", help="Forked processes for .npy files on Linux; 1: threads."
     ),

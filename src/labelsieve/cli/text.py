@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +18,7 @@ from labelsieve.results.store import ISSUE_BYTES
 from labelsieve.storage.remote import without_query
 
 if TYPE_CHECKING:
-    from labelsieve.confident_learning.estimate import Agreement, ErrorEstimate, Share
+    from labelsieve.confident_learning.estimate import ErrorEstimate, Share
     from labelsieve.job.plan import Plan
     from labelsieve.results.label_issues import LabelIssues
     from labelsieve.results.result import RunFacts
@@ -50,58 +49,41 @@ def find_answer(issues: LabelIssues, seconds: float, output: str | None, report:
     """
     from labelsieve.execution.memory import peak_bytes
 
-    facts = issues.facts
-    return {
-        "num_issues": issues.num_issues,
-        "issue_share": issues.num_issues / issues.n_labelled,
-        "estimated_num_issues": issues.estimated_num_issues,
-        "n_rows": issues.n_rows,
-        "n_ignored": issues.n_ignored,
-        "n_classes": issues.n_classes,
-        "labels": facts.inputs["labels"],
-        "pred_probs": facts.inputs["pred_probs"],
-        "output": None if output is None else without_query(output),
-        "report": None if report is None else str(report),
-        "total_s": round(seconds, 6),
-        "read_bytes": facts.bytes_read,
-        "n_reads": facts.n_reads,
-        "rows_read": facts.rows_read,
-        "rows_resumed": facts.rows_resumed,
-        "n_batches": facts.n_batches,
-        "n_partitions": facts.n_partitions,
-        "peak_memory_bytes": peak_bytes(),
-        "planned_memory_bytes": facts.planned_bytes,
-        "runs_on": facts.scheduler,
-        "misfit": facts.misfit or None,
-        "notes": list(facts.notes),
-        "finished": facts.finished,
-        "version": __version__,
-    }
+    facts, of_result = issues.facts, ("num_issues", "estimated_num_issues", "n_rows", "n_ignored", "n_classes")
+    of_run = ("n_reads", "rows_read", "rows_resumed", "n_batches", "n_partitions", "finished")
+    return _timed(
+        seconds,
+        **{name: getattr(issues, name) for name in of_result},
+        issue_share=issues.num_issues / issues.n_labelled,
+        **facts.inputs,
+        output=None if output is None else without_query(output),
+        report=None if report is None else str(report),
+        **{name: getattr(facts, name) for name in of_run},
+        read_bytes=facts.bytes_read,
+        peak_memory_bytes=peak_bytes(),
+        planned_memory_bytes=facts.planned_bytes,
+        runs_on=facts.scheduler,
+        misfit=facts.misfit or None,
+        notes=list(facts.notes),
+    )
+
+
+def _timed(seconds: float, **answer: Any) -> dict[str, Any]:
+    """Return an answer with the wall time of the command."""
+    return {**answer, "total_s": round(seconds, 6), "version": __version__}
 
 
 def review_answer(output: str, n_rows: int, n_bytes: int, seconds: float) -> dict[str, Any]:
     """Return the answer of ``labelsieve review``: what was written, and the wall time."""
-    return {
-        "output": output,
-        "n_rows": n_rows,
-        "page_bytes": n_bytes,
-        "total_s": round(seconds, 6),
-        "version": __version__,
-    }
+    return _timed(seconds, output=output, n_rows=n_rows, page_bytes=n_bytes)
 
 
 def label_studio_answer(
     output: Path, config: Path | None, label_config: str, n_tasks: int, seconds: float
 ) -> dict[str, Any]:
     """Return the answer of ``labelsieve label-studio``: what was written, the configuration, and the wall time."""
-    return {
-        "output": str(output),
-        "config": None if config is None else str(config),
-        "label_config": label_config,
-        "n_tasks": n_tasks,
-        "total_s": round(seconds, 6),
-        "version": __version__,
-    }
+    place = None if config is None else str(config)
+    return _timed(seconds, output=str(output), config=place, label_config=label_config, n_tasks=n_tasks)
 
 
 def apply_answer(applied: AppliedDecisions, seconds: float) -> dict[str, Any]:
@@ -110,34 +92,15 @@ def apply_answer(applied: AppliedDecisions, seconds: float) -> dict[str, Any]:
         "output": applied.output,
         "log": f"{applied.output}.log.json",
         "counts": applied.counts,
-        "agreement": _agreements(applied.agreement),
         "total_s": round(seconds, 6),
         "version": __version__,
     }
-
-
-def _agreements(agreement: Iterable[Agreement]) -> list[dict[str, Any]]:
-    return [
-        {
-            "reviewers": list(one.reviewers),
-            "n_rows": one.n_rows,
-            "share": one.share,
-            "kappa": None if math.isnan(one.kappa) else one.kappa,
-        }
-        for one in agreement
-    ]
 
 
 def audit_answer(audit: Audit, output: str, table: Path | None, seconds: float) -> dict[str, Any]:
     """Return the answer of ``labelsieve audit``, given its wall time."""
-    return {
-        "output": output,
-        "table": None if table is None else str(table),
-        "n_rows": len(audit),
-        "n_labelled": int(audit.stratum_rows.sum()),
-        "total_s": round(seconds, 6),
-        "version": __version__,
-    }
+    place, n_labelled = None if table is None else str(table), int(audit.stratum_rows.sum())
+    return _timed(seconds, output=output, table=place, n_rows=len(audit), n_labelled=n_labelled)
 
 
 def estimate_answer(estimate: ErrorEstimate, more: int | None, seconds: float) -> dict[str, Any]:
@@ -155,7 +118,6 @@ def estimate_answer(estimate: ErrorEstimate, more: int | None, seconds: float) -
             for cut in estimate.curve
         ],
         **{name: getattr(estimate, name) for name in names},
-        "agreement": _agreements(estimate.agreement),
         "rows_for_width": more,
         "total_s": round(seconds, 6),
         "version": __version__,
@@ -170,13 +132,12 @@ def compare_answer(comparison: Comparison, output: str | None, seconds: float) -
     """Return the answer of ``labelsieve compare``, given its wall time."""
     names = ("n_rows", "n_classes", "issues_before", "n_resolved", "n_kept", "n_relabelled", "n_new", "issues_after")
     estimates = ("estimated_before", "estimated_after", "health_before", "health_after")
-    return {
+    return _timed(
+        seconds,
         **{name: getattr(comparison, name) for name in (*names, *estimates)},
-        "by_class": comparison.changed_classes(comparison.n_classes),
-        "output": None if output is None else without_query(output),
-        "total_s": round(seconds, 6),
-        "version": __version__,
-    }
+        by_class=comparison.changed_classes(comparison.n_classes),
+        output=None if output is None else without_query(output),
+    )
 
 
 def plan_answer(plan: Plan) -> dict[str, Any]:
@@ -232,7 +193,7 @@ def _reading(facts: RunFacts) -> str:
 
 
 def apply_text(applied: AppliedDecisions) -> str:
-    """Return what was changed, and how far reviewers agree, as lines."""
+    """Return what was changed, as lines."""
     counts = applied.counts
     words = ", ".join(f"{counts[word]:,} {word}" for word in ("accept", "keep", "other", "unsure"))
     lines = [
@@ -243,16 +204,7 @@ def apply_text(applied: AppliedDecisions) -> str:
     ]
     lines += [f"{counts['corrected']:,} decisions corrected by their reviewers"] if counts["corrected"] else []
     lines += [f"decisions differ in {counts['conflicts']:,} rows"] if counts["conflicts"] else []
-    lines += map(_agreement_text, applied.agreement)
     return "\n".join([*lines, f"written to {applied.output}, the log to {applied.output}.log.json"])
-
-
-def _agreement_text(agreement: Agreement) -> str:
-    first, second = (" ".join(name.split()) or "nobody" for name in agreement.reviewers)
-    return (
-        f"{first} and {second} agree in {agreement.share:.1%} of {agreement.n_rows:,} rows, "
-        f"Cohen's kappa {agreement.kappa:.2f}"
-    )
 
 
 def estimate_text(estimate: ErrorEstimate, top: int, *, of_rows: bool = False) -> str:
@@ -266,7 +218,6 @@ def estimate_text(estimate: ErrorEstimate, top: int, *, of_rows: bool = False) -
     ]
     if estimate.n_conflicts:
         lines.append(f"reviewers differ in {estimate.n_conflicts:,} rows")
-    lines += map(_agreement_text, estimate.agreement)
     if estimate.curve and of_rows:
         lines += ["", "      rows  score up to  wrong                  recall"]
         lines += [

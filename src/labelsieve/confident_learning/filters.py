@@ -2,7 +2,7 @@
 
 Each filter is a class that says how often it reads `pred_probs`, which score it cuts on, what it selects, what memory
 it takes, and when to use it. A new filter takes a subclass of `Filter`, an entry in `FILTERS`, its name in
-`settings.FilterName`, and a description in `labelsieve.find`: in the table of its docstring and under `filter_by` of
+`settings.FilterName`, and a description: in the table of `docs/which_filter_and_score.md` and under `filter_by` of
 `find_label_issues`. A test finds what is missing. The help of the command line follows from the classes.
 """
 

@@ -128,11 +128,6 @@ class SparseClassSums:
         """Return the sums of all classes."""
         return sparse_sums_combine([self])
 
-    def same(self, other: SparseClassSums) -> bool:
-        """Return whether all sums are equal."""
-        columns = ("classes", "counts", "high", "low")
-        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in columns)
-
 
 def sparse_sums_combine(parts: Iterable[SparseClassSums]) -> ClassSums:
     """Add up sparse class sums; return those of all classes."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import dask
 from dask.utils import parse_bytes
@@ -23,11 +23,7 @@ from labelsieve.errors import (
 from labelsieve.execution.executor import Executor, LocalExecutor, LostDataError, Stage, blocks_of, compare_versions
 from labelsieve.execution.memory import WORKER_BYTES, free_bytes
 from labelsieve.execution.progress import Progress
-from labelsieve.execution.second_tries import SecondTries
 from labelsieve.options import check_whole_number
-
-if TYPE_CHECKING:
-    import dask.array as da
 
 # Share of a worker's memory limit to plan with: Dask pauses a worker that takes more.
 WORKER_SHARE: Final = 0.8
@@ -94,24 +90,14 @@ class ClusterExecutor(Executor):
 
     def hold(self, stage: Stage, progress: Progress | None = None, describe: Callable[[Any], str] = str) -> list[Any]:
         """Compute a stage on the workers, which keep the blocks; return futures of them."""
-        if stage.again is None or progress is None:
-            with contextlib.nullcontext() if progress is None else progress.subscribed(self._client):
-                [futures] = self._persist([stage.output], stage.priority)
-                with self._watching(lambda: futures, describe):
-                    _wait(futures)
-            return futures
-        with progress.subscribed(self._client):
-            levels = self._persist(list(stage.levels[1:]) or [stage.mapped], stage.priority)
-            tries = SecondTries(self._client, stage, levels, progress, self.retries, describe)
-            with self._watching(lambda: tries.futures, describe):
-                tries.wait()
-        return tries.output
-
-    def _persist(self, arrays: Sequence[da.Array], priority: Callable[[Any], int] | None) -> list[list[Any]]:
         # Annotations of the layers are lost where Dask optimizes the graph.
-        annotated = dask.annotate(priority=priority) if priority else contextlib.nullcontext()
-        with dask.config.set({"distributed.admin.large-graph-warning-threshold": _LARGE_GRAPH}), annotated:
-            return list(map(blocks_of, self._client.persist(list(arrays), retries=self.retries)))
+        annotated = dask.annotate(priority=stage.priority) if stage.priority else contextlib.nullcontext()
+        with contextlib.nullcontext() if progress is None else progress.subscribed(self._client):
+            with dask.config.set({"distributed.admin.large-graph-warning-threshold": _LARGE_GRAPH}), annotated:
+                futures = blocks_of(self._client.persist(stage.output, retries=self.retries))
+            with self._watching(futures, describe):
+                _wait(futures)
+        return futures
 
     def n_groups(self, n_blocks: int) -> int:
         """Return the number of groups that `groups` makes, where each worker holds some blocks."""
@@ -138,14 +124,12 @@ class ClusterExecutor(Executor):
 
     def values(self, handles: Sequence[Any]) -> list[Any]:
         """Fetch values."""
-        with self._watching(lambda: handles):
+        with self._watching(handles):
             return list(self._client.gather(list(handles)))
 
     @contextmanager
-    def _watching(
-        self, futures: Callable[[], Sequence[Any]] = list, describe: Callable[[Any], str] = str
-    ) -> Iterator[None]:
-        """Release ``futures()`` if the block fails, and say in our own words what became of workers and scheduler."""
+    def _watching(self, futures: Sequence[Any] = (), describe: Callable[[Any], str] = str) -> Iterator[None]:
+        """Release `futures` if the block fails, and say in our own words what became of workers and scheduler."""
         from concurrent.futures import CancelledError
 
         import distributed
@@ -154,7 +138,7 @@ class ClusterExecutor(Executor):
         try:
             yield
         except BaseException as error:
-            for future in futures():
+            for future in futures:
                 # `Client.cancel` would take down the connection, and all that the user computes with this client: the
                 # scheduler asserts that somebody waits for each task that depends on what it cancels.
                 future.release()

@@ -7,8 +7,10 @@ import contextlib
 import platform
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from weakref import WeakKeyDictionary
@@ -28,14 +30,14 @@ if TYPE_CHECKING:
 
 
 class TaskAbandoned(BaseException):  # not an error, as `asyncio.CancelledError` is not
-    """Nobody waits for this task any more: another try was faster, or the run has failed or was interrupted."""
+    """Nobody waits for this task any more: the run has failed or was interrupted."""
 
 
 def report(topic: str, kind: str, *facts: Any) -> None:
-    """Send the client an event that `Progress.subscribed` handles: its kind, the key of this task, and facts."""
+    """Send the client an event that `Progress.subscribed` handles: its kind, and facts."""
     worker = _worker()
     if worker is not None:
-        worker.log_event(topic, (kind, worker.get_current_task(), *facts))
+        worker.log_event(topic, (kind, *facts))
 
 
 def stop_if_abandoned() -> None:
@@ -272,6 +274,8 @@ def scheduler_versions(client: Any, packages: Collection[str] = PACKAGES) -> Ver
 _FREE_SHARE: Final = 0.8
 # Bytes that the imports of a run add to a fresh process.
 _FRESH_BYTES: Final = 60_000_000
+# The pool that Dask's own scheduler uses; older versions of Dask use the standard library's.
+_Pool: Final = getattr(dask.threaded, "ContextAwareThreadPoolExecutor", ThreadPoolExecutor)
 
 
 class LostDataError(TaskFailedError):
@@ -280,42 +284,21 @@ class LostDataError(TaskFailedError):
 
 @dataclass(frozen=True)
 class Stage:
-    """A map over chunks, and the tree reduction of its results, as Dask arrays whose blocks may be any objects.
+    """A map over chunks, or the tree reduction of its results, as a Dask array whose blocks may be any objects.
 
     Parameters
     ----------
-    mapped : dask.array.Array
-        Has one block per chunk.
-    levels : sequence of dask.array.Array
-        The levels of the tree, from the blocks to the total; none if nothing is reduced, and the blocks are kept.
+    output : dask.array.Array
+        Has one block per chunk, or one block with the total.
     priority : callable, optional
         Returns the priority of a task on a cluster by its key; None if the order does not matter.
-    again : callable, optional
-        Returns a map over one chunk alone, given by its number, for a second try. None where a task may not run twice
-        at once, or never needs to; then the rest is not needed either.
-    n_rows : callable, optional
-        Returns the number of rows of a chunk.
-    combine : callable, optional
-        Returns a list of results combined.
-    split_every : int
-        Number of results that one task of the tree combines.
     cancellation : Cancellation
         Stops the tasks of the map where threads of this process run them.
     """
 
-    mapped: da.Array
-    levels: Sequence[da.Array] = ()
+    output: da.Array
     priority: Callable[[Any], int] | None = None
-    again: Callable[[int], da.Array] | None = None
-    n_rows: Callable[[int], int] | None = None
-    combine: Callable[[Any], Any] | None = None
-    split_every: int = 0
     cancellation: Cancellation = field(default_factory=Cancellation)
-
-    @property
-    def output(self) -> da.Array:
-        """The array whose blocks are returned: the total, if there is one."""
-        return self.levels[-1] if self.levels else self.mapped
 
 
 class Executor(abc.ABC):
@@ -440,8 +423,8 @@ class LocalExecutor(Executor):
     ) -> list[Any]:
         """Compute a stage in this process. After an error or an interrupt, the tasks that still run stop soon."""
         try:
-            with contextlib.nullcontext() if progress is None else progress.listening():
-                return blocks_of(stage.output.persist(**_scheduler()))
+            with contextlib.nullcontext() if progress is None else progress.listening(), self._scheduler() as keyword:
+                return blocks_of(stage.output.persist(**keyword))
         except BaseException:
             stage.cancellation.request()
             raise
@@ -455,17 +438,27 @@ class LocalExecutor(Executor):
 
     def persist(self, array: Any) -> Any:
         """Compute a Dask array and keep it."""
-        return array.persist(**_scheduler())
+        with self._scheduler() as keyword:
+            return array.persist(**keyword)
 
+    @contextlib.contextmanager
+    def _scheduler(self) -> Iterator[dict[str, Any]]:
+        """Yield the keyword that has Dask use threads which end with the block.
 
-def _scheduler() -> dict[str, Any]:
-    """Return the keyword that keeps Dask from importing `distributed` only to find that there is no client.
-
-    That import takes longer than many a job. A scheduler that the user has set goes first.
-    """
-    if dask.config.get("scheduler", None) in (None, "dask.distributed", "distributed"):
-        return {"scheduler": dask.threaded.get}
-    return {}
+        A process would never end if Ctrl-C came while the first thread of Dask's own pool starts: nobody knows of that
+        thread to end it, and Python waits for it. The keyword also keeps Dask from importing `distributed` only to find
+        that there is no client, which takes longer than many a job. What the user has set goes first.
+        """
+        if dask.config.get("scheduler", None) not in (None, "dask.distributed", "distributed", "threads"):
+            yield {}
+        elif dask.config.get("pool", None):
+            yield {"scheduler": dask.threaded.get}
+        else:
+            pool = _Pool(self.n_threads, "labelsieve-task")
+            try:
+                yield {"scheduler": partial(dask.threaded.get, pool=pool)}
+            finally:
+                pool.shutdown(wait=False)  # after Ctrl-C a thread may be stuck in a store that does not answer
 
 
 def blocks_of(persisted: da.Array) -> list[Any]:

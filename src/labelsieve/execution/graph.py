@@ -29,10 +29,8 @@ import contextlib
 import itertools
 import math
 import re
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
@@ -161,41 +159,16 @@ class DaskJob:
         size = slab_size(self.executor)
         for start in range(0, n_chunks, size):  # as many as are submitted at once
             slab = some_chunks(columns, start, start + size) if n_chunks > size else columns
-            stage = self._stage(name, function, slab, progress, combine, start)
+            cancellation, n_first = Cancellation(), max(0, getattr(function, "n_first", 0) - start)
+            mapped = self._blockwise(name, function, slab, progress, cancellation)
+            priority = partial(_priority, n_first=n_first) if n_first else None
+            stage = Stage(_reduction(name, mapped, combine) if combine else mapped, priority, cancellation)
             handles = self.executor.hold(stage, progress, partial(describe, slab[0]))
             results += handles if keep else self.executor.values(handles)
             del handles  # workers free what is here now
         if combine is None:
             return results, None
         return [], results[0] if len(results) == 1 else combine(results)
-
-    def _stage(
-        self,
-        name: str,
-        function: Callable[..., Any],
-        columns: Sequence[Column],
-        progress: Progress | None,
-        combine: Callable[[Iterable[Any]], Any] | None,
-        start: int,
-    ) -> Stage:
-        """Return the Dask arrays of a map over a slab of chunks from `start` on, and of its reduction, if any."""
-        cancellation = Cancellation()
-        mapped = self._blockwise(name, function, columns, progress, cancellation)
-        n_first = max(0, getattr(function, "n_first", 0) - start)
-        priority = partial(_priority, n_first=n_first) if n_first else None
-        levels = _reduction(name, mapped, combine) if combine else []
-        stage = Stage(mapped, levels, priority, cancellation=cancellation)
-        # The blocks of a user's Dask array are made by tasks that are not ours to repeat.
-        stored = all(isinstance(one, Sequence) for one in columns)
-        if not (stored and self.executor.is_cluster and getattr(function, "may_run_twice", False)):
-            return stage
-        return replace(
-            stage,
-            again=lambda index: self._blockwise(name, function, some_chunks(columns, index, index + 1), progress),
-            n_rows=lambda index: function.n_rows(columns[0][index]),  # type: ignore[attr-defined]  # of what may run twice
-            combine=combine,
-            split_every=SPLIT_EVERY,
-        )
 
     def _compute_groups(
         self,
@@ -208,7 +181,7 @@ class DaskJob:
     ) -> tuple[list[Any], Any]:
         """Do what `_compute` does, with one task for each group of chunks."""
         mapped = self._by_group(name, _GroupWork(function, combine), columns, groups, progress)
-        stage = Stage(mapped, _reduction(name, mapped, combine) if combine else [])
+        stage = Stage(_reduction(name, mapped, combine) if combine else mapped)
         handles = self.executor.hold(stage, progress, lambda key: f"task {key}, a group of chunks")
         values = self.executor.values(handles)
         if combine is not None:
@@ -309,7 +282,6 @@ class _Task:
 
 
 def _run(task: _Task, *blocks: Any) -> Any:
-    started = time.perf_counter()
     try:
         result = task.run(*blocks)
     except Exception as error:
@@ -324,10 +296,10 @@ def _run(task: _Task, *blocks: Any) -> Any:
         raise Reschedule from None  # if Dask wants the task again in this very moment
     if task.topic is None:
         return result
-    seconds, function = time.perf_counter() - started, task.function
+    function = task.function
     n_rows = function.n_rows(blocks[0])  # type: ignore[attr-defined]  # of what has a topic
     first_row = function.first_row(blocks[0])  # type: ignore[attr-defined]
-    report(task.topic, "finished", seconds, first_row, n_rows, rows_read(result, n_rows))
+    report(task.topic, "finished", first_row, n_rows, rows_read(result, n_rows))
     return result
 
 
@@ -365,11 +337,11 @@ def _is_future(value: Any) -> bool:
     return type(value).__module__.startswith("distributed.") and hasattr(value, "key")
 
 
-def _reduction(name: str, mapped: da.Array, combine: Callable[[Iterable[Any]], Any]) -> list[da.Array]:
-    """Return the levels of the tree reduction of `mapped`: its blocks, and so on to the total."""
+def _reduction(name: str, mapped: da.Array, combine: Callable[[Iterable[Any]], Any]) -> da.Array:
+    """Return the tree reduction of `mapped`."""
     import dask.array as da
 
-    total = da.reduction(
+    total: da.Array = da.reduction(
         mapped,
         chunk=_itself,
         combine=partial(_combined, combine=combine),
@@ -380,13 +352,7 @@ def _reduction(name: str, mapped: da.Array, combine: Callable[[Iterable[Any]], A
         dtype=object,
         meta=np.empty((), object),
     )
-    graph, levels = total.__dask_graph__(), [total]
-    while True:
-        [below] = graph.dependencies[levels[-1].name]
-        if below == mapped.name:
-            return levels[::-1]
-        chunks = ((1,) * len(graph.layers[below]), (1,))[: mapped.ndim]
-        levels.append(da.Array(graph, below, chunks, meta=mapped._meta))  # noqa: SLF001  # as Dask passes it on
+    return total
 
 
 def _combined(blocks: Any, axis: Any, keepdims: bool, combine: Callable[[Iterable[Any]], Any]) -> Any:  # noqa: ARG001

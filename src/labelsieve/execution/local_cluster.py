@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import signal
@@ -11,13 +10,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
-from pathlib import Path
 from typing import Any, Final
 
-from labelsieve.errors import InvalidInputError, MissingDependencyError, TaskFailedError
+from labelsieve.errors import InvalidInputError, TaskFailedError
 from labelsieve.execution.cluster import DescribedWorkers
 from labelsieve.execution.memory import free_bytes
-from labelsieve.results.store import check_writable
 
 logger = logging.getLogger("labelsieve")
 
@@ -88,33 +85,6 @@ def _warn_of_lost_worker(event: tuple[float, Any]) -> None:
     if facts["action"] == "remove-worker" and not facts.get("expected"):
         n_tasks = len(facts.get("processing-tasks", ()))
         logger.warning("lost the worker %s, which had %d tasks: they run elsewhere", facts["worker"], n_tasks)
-
-
-def check_performance_report(path: Path) -> None:
-    """Raise unless Dask can write a performance report to `path`.
-
-    Raises
-    ------
-    MissingDependencyError
-        Without bokeh.
-    InvalidInputError, UnwritableError
-        As `check_writable`.
-    """
-    if importlib.util.find_spec("bokeh") is None:
-        raise MissingDependencyError("A performance report", "dashboard")
-    check_writable(path)
-
-
-@contextmanager
-def reporting_performance(client: Any, path: Path | None) -> Iterator[None]:
-    """Write Dask's performance report of the block to `path`, if there is one."""
-    if path is None:
-        yield
-        return
-    from distributed import performance_report
-
-    with client.as_current(), performance_report(str(path)):
-        yield
 
 
 @contextmanager

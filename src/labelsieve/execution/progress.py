@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import logging
-import statistics
 import sys
 import threading
 import time
@@ -30,7 +29,7 @@ _LISTENER: ContextVar[Callable[[Event], None] | None] = ContextVar("listener", d
 def listened_to(listener: Callable[[Event], None]) -> Iterator[None]:
     """Call `listener` with events of all jobs that this thread runs in the block, in place of bars and lines in a log.
 
-    An event is a dict with the keys that the docstring of `labelsieve.cli` explains. There is at most one a second in
+    An event is a dict with the keys that `docs/command_line.md` explains. There is at most one a second in
     a stage, and one at its end. Threads of Dask may make the call.
     """
     token = _LISTENER.set(listener)
@@ -57,15 +56,11 @@ class Progress:
         Bytes read per row, for the rate; 0 shows no rate.
     on_cluster : bool
         Whether a cluster runs the tasks.
-    earlier : Progress, optional
-        That of an earlier map over the same rows, which tells how long a row takes until tasks of this one are done.
 
     Attributes
     ----------
     topic : str or None
         Topic under which tasks on workers report; None without a cluster.
-    finished : set
-        Keys of the tasks that workers have finished in the present graph.
     """
 
     def __init__(
@@ -77,9 +72,7 @@ class Progress:
         show: bool | None,
         row_bytes: int = 0,
         on_cluster: bool = False,
-        earlier: Progress | None = None,
     ) -> None:
-        self._earlier_seconds = None if earlier is None else earlier.seconds_per_row()
         self._layer, self._rows, self._description = layer, partition_rows, description
         self._row_bytes = row_bytes
         watched = sys.stderr.isatty() or _in_notebook()
@@ -88,8 +81,6 @@ class Progress:
         self._logged = show is None and not watched and on_cluster
         self.topic = f"labelsieve-{uuid.uuid4().hex}" if on_cluster else None
         self._n_workers = 1
-        self.finished: set[Any] = set()
-        self._task_seconds: list[float] = []
         self._done: set[int] = set()
 
     def __enter__(self) -> Self:
@@ -136,7 +127,6 @@ class Progress:
         """Handle what tasks on the workers of a cluster report while the block runs."""
         if self._listener is not None:
             self._n_workers = len(client.nthreads())
-        self.finished.clear()
         handlers: dict[str, Callable[..., None]] = {"finished": self._finish, "failed": self._fail}
 
         def handle(event: Any) -> None:
@@ -149,20 +139,13 @@ class Progress:
         finally:
             client.unsubscribe_topic(self.topic)
 
-    def seconds_per_row(self) -> float | None:
-        """Return the median of the tasks on workers that have read their rows, here or earlier; None if none have."""
-        return statistics.median(self._task_seconds) if self._task_seconds else self._earlier_seconds
-
-    def _finish(self, key: Any, seconds: float, first_row: int, n_rows: int, n_read: int) -> None:
-        """Count a task, but only once: that of a lost worker is run again, and a slow one may be run twice at once."""
-        self.finished.add(key)
-        if n_read:
-            self._task_seconds.append(seconds / n_read)
+    def _finish(self, first_row: int, n_rows: int, n_read: int) -> None:
+        """Count a task, but only once: that of a lost worker is run again."""
         if first_row not in self._done:
             self._done.add(first_row)
             self.advance(n_rows, n_read)
 
-    def _fail(self, _key: Any, message: str) -> None:
+    def _fail(self, message: str) -> None:
         RETRY_LOG.add(message, condition=" if retries are left")  # Dask does not say how many are
 
     def advance(self, n_rows: int, n_read: int | None = None) -> None:

@@ -23,7 +23,6 @@ from labelsieve.confident_learning.checks import Finding, Findings, notes_of, ra
 from labelsieve.confident_learning.filters import issue_totals
 from labelsieve.confident_learning.joint import ConfidentCounts, JointCounts, PruneCounts
 from labelsieve.confident_learning.misfit import RowSample, describe_misfit, may_not_fit
-from labelsieve.confident_learning.select import RowSelection
 from labelsieve.confident_learning.summarize import ScanTotals
 from labelsieve.confident_learning.thresholds import class_means, class_sums_finalize
 from labelsieve.errors import (
@@ -60,7 +59,7 @@ from labelsieve.job.workdir import (
 from labelsieve.options import NOTHING, IgnoreLabel
 from labelsieve.results.label_issues import LabelIssues, load_rows
 from labelsieve.results.result import IssueParts, RunFacts, check_class_names, loaded_versions, open_ids
-from labelsieve.results.store import ISSUE_BYTES, ResultGroup, Stage, StoredScores, run_rows, staged
+from labelsieve.results.store import ISSUE_BYTES, Stage, StoredScores, run_rows, staged
 from labelsieve.results.units import Layout
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.ensemble import EnsembleSource
@@ -501,20 +500,17 @@ class Job:
         totals = replace(totals, given_joint=self.settings.given_joint)
         misfit = check_fit(passes.first_table(), scanned, totals.confident, self.pair[1])
         # Issues in memory are cut once more when they are sorted, so a few too many do no harm.
-        exactly = stage is not None or not self._fits(totals.estimated, fit)
-        selected = self.filter.select(table, totals, inputs.dtype, exactly=exactly)
+        selected = self.filter.select(table, totals, inputs.dtype, exactly=stage is not None)
         if passes.n_reads > 1:
             check_versions(self.pair, self._attempts)
         self._check_owned()
         found: IssueParts
         if stage is not None:
             stage.clear()
-            room = self._run_room(inputs, fit)
-            found = table.write(selected, self.filter, stage.group, stage.work, room, with_rows=True)
-        elif self._fits(selected.n_rows, fit):
-            found = table.sorted_issues(selected, self.filter)
+            found = table.write(selected, self.filter, stage.group, stage.work, self._run_room(inputs, fit))
         else:
-            found = self._write_aside(setup, table, selected)
+            self._check_fits(selected.n_rows, fit)
+            found = table.sorted_issues(selected, self.filter)
         issues = LabelIssues(
             n_rows=inputs.grid.n_rows,
             n_classes=inputs.n_classes,
@@ -536,18 +532,14 @@ class Job:
             stage.publish(issues)
         return issues
 
-    def _write_aside(self, setup: _Setup, table: RowSummaries, selected: RowSelection) -> IssueParts:
-        """Let the tasks write sorted issues that do not fit in this process to the workdir, or a temporary folder."""
-        records, room = setup.records, self._run_room(setup.inputs, setup.fit)
-        scratch = self._temporary(None, setup.fit) if records is None else records.folder
-        scratch.remove("result")
-        # A unique name: the user may still read this result while a later run in the workdir writes its own.
-        group = ResultGroup(scratch.folder("result").folder(uuid.uuid4().hex))
-        return table.write(selected, self.filter, group, scratch, room, with_rows=False)
-
-    def _fits(self, n_issues: int, fit: Fit) -> bool:
-        """Return whether `n_issues` issues can be sorted in this process."""
-        return n_issues * ISSUE_BYTES <= self._room(fit)
+    def _check_fits(self, n_issues: int, fit: Fit) -> None:
+        """Raise unless `n_issues` issues can be sorted in this process."""
+        needed, room = n_issues * ISSUE_BYTES, self._room(fit)
+        if needed > room:
+            raise MemoryLimitError(
+                f"the {n_issues:,} issues would take {size(needed)} in this process, but may take only {size(room)}. "
+                "Write them to an output, which may be of any size: output='issues.zarr' (-o issues.zarr)"
+            )
 
     def _facts(self, setup: _Setup, total: ScanTotals, note: str) -> RunFacts:
         passes, inputs, fit = setup.passes, setup.inputs, setup.fit

@@ -106,8 +106,8 @@ class Records:
         try:
             with self.open(kind, index) as record:
                 yield record
-        except (FileNotFoundError, IsADirectoryError) as error:
-            raise DamagedRecordError(str(error)) from error
+        except (FileNotFoundError, IsADirectoryError, DamagedRecordError) as error:
+            raise DamagedRecordError(f"{error}. Run the same command again, which makes the record again") from error
 
     def summaries(self, index: int, start: int, stop: int) -> Iterator[SummaryBlock]:
         """Yield the summaries of rows ``[start, stop)`` of partition `index`, a block at a time."""

@@ -268,14 +268,7 @@ class PartitionWork:
         Place of `pred_probs`, for messages.
     ignored : int, optional
         The value of labels that says that a row has none.
-
-    Attributes
-    ----------
-    may_run_twice : bool
-        Whether two workers may run the same task at the same time: what they return or commit is the same.
     """
-
-    may_run_twice = True
 
     def __init__(
         self,

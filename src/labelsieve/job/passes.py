@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -15,8 +15,7 @@ from labelsieve.confident_learning.checks import DEFAULT_CHECKS, RowChecks
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.joint import PruneCounts
 from labelsieve.confident_learning.summarize import ScanTotals, combine_totals
-from labelsieve.confident_learning.thresholds import Float64s, Int64s, SparseClassSums
-from labelsieve.errors import UnreadableDataError
+from labelsieve.confident_learning.thresholds import Float64s, Int64s
 from labelsieve.execution.executor import Executor
 from labelsieve.execution.graph import Column, DaskJob, some_chunks
 from labelsieve.execution.progress import Progress
@@ -26,11 +25,14 @@ from labelsieve.job import table as count_and_select
 from labelsieve.job.grid import Span, spans
 from labelsieve.job.inputs import Inputs, persist_if_it_fits, without_blocks
 from labelsieve.job.kept import Records, RescanTotals, SummaryChunk, SummaryReader, combine_rescans
-from labelsieve.job.table import RowSummaries, repairing
+from labelsieve.job.table import RowSummaries
 from labelsieve.options import Settings
+from labelsieve.storage.checked import DamagedRecordError
 
 # A round of the third pass reads at most this share of the partitions, which is what a killed run reads again.
 _ROUNDS: Final = 8
+
+_T = TypeVar("_T")
 
 
 class Passes:
@@ -74,12 +76,11 @@ class Passes:
         self.inputs, self.rule, self.settings = inputs, rule, rule.settings
         self.job, self._show, self._checks = DaskJob(executor), show, checks
         self._records, self._stored = records, records is not None and not keep
-        self._finished, self._check_margins = {"summaries": finished}, check_margins
-        self._sums: SparseClassSums | None = None
+        self._finished: dict[str, Collection[int]] = {"summaries": finished, "rescan": ()}
+        self._check_margins = check_margins
         self._chunks: list[Any] = []
         self._reader: SummaryReader | None = None
         self._rescan_records: Records | None = None
-        self._bar: Progress | None = None
         self.n_rescanned, self.n_reads = 0, 1
 
     @cached_property
@@ -91,8 +92,12 @@ class Passes:
 
     def _columns_without(self, finished: Collection[int]) -> list[Column]:
         """Return the same, without the blocks of finished partitions that Dask would have to compute."""
-        stored = self.inputs.labels_source and self.inputs.pred_probs_source
-        return self._columns if stored else self._unfinished_columns(finished)
+        return self._columns if self._is_stored else self._unfinished_columns(finished)
+
+    @property
+    def _is_stored(self) -> bool:
+        """Whether no input is a Dask array of the user."""
+        return bool(self.inputs.labels_source and self.inputs.pred_probs_source)
 
     def _unfinished_columns(self, finished: Collection[int]) -> list[Column]:
         numbers = range(self.inputs.grid.n_partitions)
@@ -102,7 +107,20 @@ class Passes:
 
     def scan(self, n_forks: int = 0) -> ScanTotals:
         """Summarize all rows, in the first pass, and return what it adds up; in forked processes if there are any."""
-        return repairing(self._repair, self._scan, n_forks)
+        return self._reading_damaged("summaries", self._records, partial(self._scan, n_forks))
+
+    def _reading_damaged(self, kind: str, records: Records | None, compute: Callable[[], _T]) -> _T:
+        """Return ``compute()``. A user's Dask array has no blocks for records that an earlier run has committed.
+
+        Where these turn out to be damaged, compute again with their blocks.
+        """
+        try:
+            return compute()
+        except DamagedRecordError:
+            if records is None or self._is_stored:
+                raise
+            self._finished[kind] = self._committed(records, kind)
+            return compute()
 
     def _scan(self, n_forks: int) -> ScanTotals:
         columns, work = self._columns_without(self._finished["summaries"]), self.inputs.work(self.scan_work)
@@ -114,7 +132,6 @@ class Passes:
                 total = self.job.reduce("scan", work, combine_totals, columns, bar)
             else:
                 self._chunks, total = self.job.persist("scan", work, columns, scan.totals_of, combine_totals, bar)
-        self._sums = total.sums
         return total
 
     @property
@@ -136,7 +153,7 @@ class Passes:
         self._reader = SummaryReader(self.settings, thresholds, self._records, rescanned, self.inputs.no_label)
         if not self.settings.rescans:
             return self._table(self._reader), None
-        totals = repairing(self._repair, self._rescan)
+        totals = self._reading_damaged("rescan", self._rescan_records, self._rescan)
         self.n_rescanned += totals.n_read
         self.n_reads += 1
         return self._table(self._reader), totals
@@ -155,7 +172,7 @@ class Passes:
                 self._chunks = [replace(chunk, rescan=None) for chunk in self._chunks]
             return total
 
-    def _rescan_to_checkpoint(self, progress: Progress | None = None) -> RescanTotals:
+    def _rescan_to_checkpoint(self, progress: Progress) -> RescanTotals:
         if self._reader is None:
             raise RuntimeError("thresholds come first: call rescan()")
         numbers, _, pred_probs = self._columns_without(self._finished["rescan"])
@@ -174,7 +191,6 @@ class Passes:
             self.inputs.dtype,
             stored=self._stored,
             show=self._show,
-            repair=self._repair,
             read_margins=self._read_margins,
         )
 
@@ -250,25 +266,6 @@ class Passes:
         )
         return top_k_by_pair.margins_to_reach(shown, prune.by_pair)
 
-    def _repair(self) -> None:
-        """Make damaged records again, from the input; before the first pass ends, that pass does it."""
-        if self._records is None:
-            return
-        self._finished["summaries"] = self._committed(self._records, "summaries")
-        if self._reader is None:
-            return
-        columns, work = self._columns_without(self._finished["summaries"]), self.inputs.work(self.scan_work)
-        total = self.job.reduce("scan", work, _combine_chunk_totals, columns)
-        self.n_rescanned += total.n_read
-        if self._sums is not None and not total.sums.same(self._sums):
-            raise UnreadableDataError(
-                f"{work.where} changed during the run: rows whose record in {self._records.folder.where} was damaged "
-                "were read again, and differ from what was read before. Run again with fresh=True (--fresh)"
-            )
-        if self._rescan_records is not None:
-            self._finished["rescan"] = self._committed(self._rescan_records, "rescan")
-            self.n_rescanned += self._rescan_to_checkpoint().n_read
-
     def _committed(self, records: Records, kind: str) -> list[int]:
         """Return the partitions whose record is there and whole."""
         numbers = range(self.inputs.grid.n_partitions)
@@ -276,18 +273,14 @@ class Passes:
         return list(itertools.compress(numbers, whole))
 
     def _progress(self, name: str, description: str) -> Progress:
-        row_bytes = self.inputs.read_row_bytes
-        on_cluster = self.job.executor.is_cluster
-        self._bar = Progress(
+        return Progress(
             name,
             self._partition_rows,
             description,
             show=self._show,
-            row_bytes=row_bytes,
-            on_cluster=on_cluster,
-            earlier=self._bar,
+            row_bytes=self.inputs.read_row_bytes,
+            on_cluster=self.job.executor.is_cluster,
         )
-        return self._bar
 
 
 def _combine_chunk_totals(parts: Iterable[SummaryChunk | ScanTotals]) -> ScanTotals:

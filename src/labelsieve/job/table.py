@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ from labelsieve.confident_learning.summaries import SummaryBlock
 from labelsieve.confident_learning.summarize import ANY_SCORE
 from labelsieve.confident_learning.thresholds import Float64s, Floats, Int32s, Int64s, Ints, class_dtype
 from labelsieve.execution.graph import DaskJob, values_array
-from labelsieve.execution.progress import Progress, logger
+from labelsieve.execution.progress import Progress
 from labelsieve.job.grid import Span
 from labelsieve.job.kept import Chunk, SummaryReader
 from labelsieve.job.partition import ChunkWork, Stretch
@@ -43,7 +43,7 @@ from labelsieve.results.result import IssueRows, ScoreParts
 from labelsieve.results.store import COLUMNS, ResultGroup, StoredIssues, result_rows, run_rows
 from labelsieve.sources.recording import SummaryTable, table_of_columns
 from labelsieve.sources.summaries import summary_columns
-from labelsieve.storage.checked import DamagedRecordError, Record, RecordWriter
+from labelsieve.storage.checked import Record, RecordWriter
 from labelsieve.storage.folder import Folder
 
 if TYPE_CHECKING:
@@ -209,9 +209,9 @@ def write_rows(
     n_rows: int,
     run_rows: int,
     folder: Folder,
-    group: ResultGroup | None,
+    group: ResultGroup,
 ) -> list[SortedRun]:
-    """Write the issues of a span as sorted runs; with a `group`, write the scores and the mask of all its rows too.
+    """Write the issues of a span as sorted runs, and the scores and the mask of all its rows.
 
     Parameters
     ----------
@@ -231,19 +231,18 @@ def write_rows(
         Number of issues to sort at a time.
     folder : Folder
         Where to write the runs.
-    group : ResultGroup or None
+    group : ResultGroup
         Where to write the scores and the mask.
     """
     runs: list[SortedRun] = []
     held = _IssueBuffer()
-    chunk = None if group is None else _ResultChunk(group, span, result_rows(n_rows))
+    chunk = _ResultChunk(group, span, result_rows(n_rows))
     for block, rows, first in selected_blocks(span, *parts, reader=reader, selection=selection):
         found = issue_rows(block, rows, first)
         kept = rule.are_issues(found.given_labels, found.suggested_labels, found.p_given, found.p_suggested)
         issues = found.take(np.flatnonzero(kept))
         held.add(issues)
-        if chunk is not None:
-            chunk.add(first, block.spread(widen(scores_of(block))), issues.rows)
+        chunk.add(first, block.spread(widen(scores_of(block))), issues.rows)
         if held.n_rows >= run_rows:
             runs.append(_write_run(folder, f"{span.start}-{len(runs)}", held.take()))
     if held.n_rows:
@@ -396,17 +395,10 @@ def merge(stretch: Stretch, *, names: Sequence[str], folder: Folder, group: Resu
     return len(order)
 
 
-# How often a computation may repair records and start again. More repairs mean a failing disk.
-_MOST_REPAIRS: Final = 3
 # Number of chunks whose scores are fetched at a time.
 _FETCHED_CHUNKS: Final = 16
 
 _T = TypeVar("_T")
-_P = ParamSpec("_P")
-
-
-def _no_repair() -> None:
-    """Do nothing: a table in memory has no records."""
 
 
 @dataclass(frozen=True)
@@ -431,8 +423,6 @@ class RowSummaries:
         Whether the chunks are rows of a checkpoint.
     show : bool or None
         Whether to show progress; None shows it on a terminal.
-    repair : callable
-        Repairs damaged records of the checkpoint.
     read_margins : callable, optional
         Reads `pred_probs` for `select_largest_margins`; returns row numbers.
     """
@@ -445,7 +435,6 @@ class RowSummaries:
     dtype: np.dtype[Any]
     stored: bool = False
     show: bool | None = False
-    repair: Callable[[], None] = _no_repair  # a table can be pickled
     read_margins: Callable[[PruneCounts], Int64s] | None = None
 
     @staticmethod
@@ -526,9 +515,7 @@ class RowSummaries:
         `show` is the label of the progress bar; "" shows none.
         """
         with self._progress(name, show) as bar:
-            return repairing(
-                self.repair, self.job.map, name, self._work(function, shared), [self.chunks, *columns], bar
-            )
+            return self.job.map(name, self._work(function, shared), [self.chunks, *columns], bar)
 
     def reduce(
         self,
@@ -541,9 +528,7 @@ class RowSummaries:
     ) -> _T:
         """Combine ``function(chunk, reader=..., **shared)`` of all chunks with `combine`."""
         with self._progress(name, show) as bar:
-            return repairing(
-                self.repair, self.job.reduce, name, self._work(function, shared), combine, [self.chunks], bar
-            )
+            return self.job.reduce(name, self._work(function, shared), combine, [self.chunks], bar)
 
     def _work(self, function: Callable[..., Any], shared: Mapping[str, Any]) -> ChunkWork:
         """Return the callable of the tasks that run `function` on a chunk."""
@@ -626,7 +611,7 @@ class RowSummaries:
         read = self.read_margins
         if read is None:
             raise RuntimeError("margins between classes need pred_probs")
-        rows = repairing(self.repair, read, prune) if len(prune.by_pair) else np.empty(0, np.int64)
+        rows = read(prune) if len(prune.by_pair) else np.empty(0, np.int64)
         return RowSelection.of_rows(rows, self.rows)
 
     # Results --------------------------------------------------------------------------------------------------------
@@ -656,9 +641,9 @@ class RowSummaries:
         )
 
     def write(
-        self, selected: RowSelection, rule: Filter, group: ResultGroup, scratch: Folder, room: int, *, with_rows: bool
+        self, selected: RowSelection, rule: Filter, group: ResultGroup, scratch: Folder, room: int
     ) -> StoredIssues:
-        """Write the issues of `sorted_issues` to `group`, by the tasks.
+        """Write the issues of `sorted_issues`, and the scores and the mask of all rows, to `group`, by the tasks.
 
         Parameters
         ----------
@@ -667,18 +652,15 @@ class RowSummaries:
         rule : Filter
             Drops selected rows that are not issues.
         group : ResultGroup
-            Where to write the issues.
+            Where to write them.
         scratch : Folder
             Where to write sorted runs until they are merged.
         room : int
             Bytes that a thread may take to sort a run.
-        with_rows : bool
-            Whether to write the scores and the mask of all rows too.
         """
         scratch.remove("runs")  # left by a run that was killed
         folder = scratch.folder("runs").folder(uuid.uuid4().hex)
-        if with_rows:
-            group.create_rows(self.n_rows, self.score_dtype)
+        group.create_rows(self.n_rows, self.score_dtype)
         n_sorted = run_rows(selected.n_rows, room)
         parts = self._selected(
             write_rows,
@@ -687,7 +669,7 @@ class RowSummaries:
             n_rows=self.n_rows,
             run_rows=n_sorted,
             folder=folder,
-            group=group if with_rows else None,
+            group=group,
         )
         issues = self._merge([run for part in parts for run in part], n_sorted, folder, group)
         folder.delete()
@@ -724,17 +706,6 @@ class RowSummaries:
             if self.stored or self.job.executor.is_cluster
             else ArrayScores([work(self.chunks.pop(0)) for _ in self.rows])
         )
-
-
-def repairing(repair: Callable[[], None], compute: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Return ``compute(*args)``. If a record is damaged, call `repair` and compute again."""
-    for _ in range(_MOST_REPAIRS):
-        try:
-            return compute(*args, **kwargs)
-        except DamagedRecordError as error:
-            logger.warning("%s; partitions with damaged records are read again", error)
-            repair()
-    return compute(*args, **kwargs)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ def test_the_table_is_that_of_the_probabilities(dtype, recorded):
     for name, column in want.columns().items():
         assert found.columns()[name].dtype == column.dtype
         assert found.columns()[name].tobytes() == column.tobytes()
-    assert totals.sums.same(wanted.sums)
+    for name in ("classes", "counts", "high", "low"):
+        np.testing.assert_array_equal(getattr(totals.sums, name), getattr(wanted.sums, name))
     assert (totals.agreement, totals.n_read, totals.found) == (wanted.agreement, 500, {})
 
 

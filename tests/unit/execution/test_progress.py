@@ -203,6 +203,15 @@ def test_no_more_rows_are_told_than_there_are(bars):
     assert np.array(bars[0].steps).sum() == 20
 
 
+def test_rows_of_a_task_that_runs_again_are_counted_once():
+    with progress.Progress("scan", [10, 10], "read", show=False, on_cluster=True) as bar:
+        bar._finish(0, 10, 10)
+        bar._finish(0, 10, 10)
+        assert bar._bar.n == 10
+        bar._finish(10, 10, 0)
+        assert bar._bar.n == 20
+
+
 def test_the_graphs_of_other_threads_are_not_counted(monkeypatch):
     monkeypatch.setattr(progress, "tqdm", Bar)
     found = []

@@ -1,4 +1,4 @@
-"""The description of a workdir: any damage is one clear error that names the file and the field."""
+"""The description of a workdir: any damage is one error that names the file."""
 
 import copy
 import json
@@ -41,14 +41,14 @@ def place(made):
     path.write_bytes(whole)
 
 
-def error_of(place):
-    """Return what a run would be refused with; a plan reads the same file as a run, and reads it first."""
+def assert_refused(place):
+    """Assert what a run is refused with; a plan reads the same file as a run, and reads it first."""
     with pytest.raises(WorkdirError) as caught:
         Workdir.peek(place, fresh=False)
-    message = str(caught.value)
-    assert message.startswith(f"{place}/labelsieve.json "), message
-    assert message.endswith(". Start over with fresh=True (--fresh)"), message
-    return message
+    assert str(caught.value) == (
+        f"{place}/labelsieve.json is damaged, or was written by another version of Labelsieve. "
+        "Start over with fresh=True (--fresh)"
+    )
 
 
 def at(fields, name):
@@ -103,7 +103,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_field_is_named(place, made, damage):
+def test_a_damaged_field_is_noticed(place, made, damage):
     fields = {name for name, _ in _leaves(made[1]) if not name.startswith("checksums.")}
     assert {"kind", "format", "partitions", "records", "confirmed", "fingerprint.settings.method"} <= fields
     assert len(fields) > 20
@@ -111,41 +111,16 @@ def test_a_damaged_field_is_named(place, made, damage):
         fields = copy.deepcopy(made[1])
         DAMAGES[damage](fields, name)
         (place / "labelsieve.json").write_text(json.dumps(fields))
-        message = error_of(place)
-        inside = name in ("fingerprint", "fingerprint.pred_probs")  # named with the first field in it
-        assert (f" {name}." if inside and damage != "changed" else name) in message, (name, message)
+        assert_refused(place)
 
 
 @pytest.mark.parametrize("value", [None, 0, True, 1.5, []], ids=str)
-def test_a_field_of_a_wrong_kind_is_named(place, made, value):
+def test_a_field_of_a_wrong_kind_is_noticed(place, made, value):
     for name in ("partitions", "records"):
         fields = copy.deepcopy(made[1])
         fields[name] = value
         (place / "labelsieve.json").write_text(json.dumps(fields))
-        assert f"the field {name} does not match its checksum; it is " in error_of(place)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *(("partitions", value) for value in (None, {}, 7, ["x"], [["x"]], [[1, [2]]], [["x", 2]], [["x", {}]])),
-        *(("partitions", [["x", stops]]) for stops in ([-1, 3], [5, 3], [10**30], [1.5], ["90"], [True], [None], "12")),
-        *(("records", value) for value in (None, {}, 7, [7], [["x"]], ["x", None])),
-        *(("confirmed", value) for value in (None, {}, 7, ["x"], [["x"]], [[1, "y"]], [["x", 2]], [["x", None]])),
-        *(("fingerprint", value) for value in (None, [], "x")),
-    ],
-    ids=str,
-)
-def test_nonsense_with_a_right_checksum_is_refused_too(place, made, name, value):
-    fields = copy.deepcopy(made[1])
-    table, key = at(fields, name)
-    table[key] = value
-    del fields["checksums"]
-    fields["checksums"] = {field: _checksum(found) for field, found in _leaves(fields)}
-    (place / "labelsieve.json").write_text(json.dumps(fields))
-    with pytest.raises(WorkdirError, match=r"partitions|records|confirmed|fingerprint") as caught:
-        find(place)
-    assert "fresh=True (--fresh)" in str(caught.value)
+        assert_refused(place)
 
 
 CONTENTS = {
@@ -169,7 +144,7 @@ def test_a_file_that_is_not_a_description_is_refused_and_a_fresh_run_starts_over
     place = "memory://bucket/described" if url else str(tmp_path / "work")
     try:
         open_folder(place).write("labelsieve.json", CONTENTS[content])
-        error_of(place)
+        assert_refused(place)
         with pytest.raises(WorkdirError, match=r"labelsieve\.json"):
             find(place)
         assert find(place, fresh=True).facts.rows_read == 90
@@ -178,17 +153,17 @@ def test_a_file_that_is_not_a_description_is_refused_and_a_fresh_run_starts_over
         fsspec.filesystem("memory").store.clear()
 
 
-def test_a_folder_in_its_place_is_named_and_a_fresh_run_starts_over(place, made):
+def test_a_folder_in_its_place_is_refused_and_a_fresh_run_starts_over(place, made):
     (place / "labelsieve.json").unlink()
     (place / "labelsieve.json").mkdir()
-    assert "it is a folder, not a file" in error_of(place)
+    assert_refused(place)
     assert find(place, fresh=True).facts.rows_read == 90
 
 
 @pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6, 99])
-def test_another_version_is_named(place, made, version):
+def test_another_version_is_refused(place, made, version):
     (place / "labelsieve.json").write_text(json.dumps(made[1] | {"format": version}))
-    assert f"format is {version}, and this version reads format 7" in error_of(place)
+    assert_refused(place)
 
 
 @pytest.mark.parametrize("stops", [[], [0], [60], [20, 40, 95], [7, 60, 90]], ids=str)

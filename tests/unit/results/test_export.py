@@ -127,14 +127,12 @@ def test_zarr_holds_all_rows(data, issues, tmp_path, monkeypatch):
     assert found.lazy_scores.compute().tobytes() == issues.scores.tobytes()
 
 
-def test_a_table_of_a_run_with_a_workdir_is_the_same(data, issues, tmp_path, monkeypatch):
-    # Issues that the tasks wrote come in parts.
-    monkeypatch.setattr("labelsieve.job.job._FEW_ISSUE_BYTES", 0)
-    monkeypatch.setattr("labelsieve.job.job.Job._room", lambda *_: 0)
+def test_a_table_of_issues_that_tasks_wrote_is_the_same(data, issues, tmp_path, monkeypatch):
+    # They come in parts.
     monkeypatch.setattr("labelsieve.results.result.TABLE_ROWS", 7)
     names = ("w", "x", "y", "z")
     issues = replace(issues, class_names=names)
-    stored = labelsieve.find_label_issues(*data, workdir=tmp_path / "work", class_names=names)
+    stored = labelsieve.find_label_issues(*data, output=tmp_path / "o.zarr", class_names=names)
     assert isinstance(stored.found, StoredIssues)
     for form in ("npy", "csv", "parquet"):
         export.write(issues, tmp_path / f"a.{form}")

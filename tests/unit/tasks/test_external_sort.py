@@ -1,5 +1,6 @@
 """The sort of issues that are too many for one machine, against sorting all of them at once."""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -241,21 +242,18 @@ def test_a_result_is_the_same_whatever_the_sizes(
         assert draws.bits(got) == want
 
 
-def test_issues_that_do_not_fit_are_sorted_in_the_workdir(tmp_path, tiny, monkeypatch):
+def test_issues_that_do_not_fit_are_an_error_and_an_output_takes_them(tmp_path, tiny, monkeypatch):
     labels, probs = draws.draw(300, 4, seed=4)
     want = labelsieve.find_label_issues(labels, probs)
-    monkeypatch.setattr("labelsieve.job.job.Job._room", lambda *_: 0)
-    got = labelsieve.find_label_issues(labels, probs, workdir=tmp_path / "w", batch_size=20, partition_batches=2)
-    assert sorted(entry.name for entry in (tmp_path / "w").iterdir()) == [
-        "labelsieve.json",
-        "lock",
-        "result",
-        "summaries",
-    ]
-    assert draws.bits(got) == draws.bits(want)
-    spilled = labelsieve.find_label_issues(labels, probs)  # from summaries in memory to a temporary folder
-    assert not isinstance(spilled.found, labelsieve.IssueRows)
-    assert draws.bits(spilled) == draws.bits(want)
+    monkeypatch.setattr("labelsieve.job.job.Job._room", lambda *_: 1000)
+    words = rf"^the {want.num_issues} issues would take .* in this process, but may take only 1 kB\. Write them to"
+    for where in ({}, {"workdir": tmp_path / "w"}):
+        with pytest.raises(labelsieve.MemoryLimitError, match=words) as caught:
+            labelsieve.find_label_issues(labels, probs, **where, batch_size=20, partition_batches=2)
+        advice = re.search(r"output='(issues\.zarr)' \(-o issues\.zarr\)$", str(caught.value))
+        monkeypatch.chdir(tmp_path)
+        got = labelsieve.find_label_issues(labels, probs, **where, output=advice[1])
+        assert draws.bits(got) == draws.bits(want)
 
 
 def test_each_run_is_as_long_as_a_thread_sorts_at_a_time(tmp_path, tiny, monkeypatch):

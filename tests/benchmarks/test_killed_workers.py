@@ -1,4 +1,4 @@
-"""What one slow worker, and workers that are killed and replaced, cost a run: two ratios.
+"""What workers that are killed and replaced cost a run: a ratio.
 
 Small with ``--benchmarks``; ``pytest tests/benchmarks -s --real-size`` prints the figures of 20 workers with 20
 partitions each, whose reads sleep: other load of the machine matters little. No time is asserted.
@@ -21,7 +21,6 @@ from slow_source import SleepingSource
 pytestmark = pytest.mark.slow
 # A partition has ten batches, each a strip.
 ROWS, BATCHES = 2500, 10
-SLOW_FACTOR = 10
 
 
 @pytest.fixture(params=["memory", "workdir"])
@@ -33,9 +32,9 @@ def bed(request, tmp_path):
     np.save(tmp_path / "labels.npy", labels)
     want = find(tmp_path / "labels.npy", probs)
 
-    def run(client, name, slow=None, listener=lambda _: None):
+    def run(client, name, listener=lambda _: None):
         place = {"workdir": tmp_path / name, "output": tmp_path / f"{name}.zarr"} if request.param == "workdir" else {}
-        source = SleepingSource(probs, unit_s / BATCHES / ROWS, slow, tmp_path / "probs.npy")
+        source = SleepingSource(probs, unit_s / BATCHES / ROWS, tmp_path / "probs.npy")
         started = time.perf_counter()
         cut = {"batch_size": ROWS, "partition_batches": BATCHES}
         with listened_to(listener), pytest.MonkeyPatch.context() as patch:
@@ -49,25 +48,16 @@ def bed(request, tmp_path):
     return run, n_workers, n_units * unit_s, request.param
 
 
-def cluster(n_workers, *, processes):
+def cluster(n_workers):
     settings = {f"distributed.worker.memory.{what}": False for what in ("pause", "spill", "target", "terminate")}
     with dask.config.set(settings):
-        return LocalCluster(
-            n_workers=n_workers, threads_per_worker=1, processes=processes, dashboard_address="127.0.0.1:0"
-        )
-
-
-def test_one_worker_is_ten_times_slower(bed):
-    run, n_workers, ideal, kept = bed
-    with cluster(n_workers, processes=False) as running, Client(running, set_as_default=False) as client:
-        even, uneven = run(client, "even"), run(client, "uneven", {0: SLOW_FACTOR})
-    print(f"\n{kept}: {even:.1f} s (reading alone {ideal:.0f} s); with a straggler {uneven:.1f} s, {uneven / even:.2f}")
+        return LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address="127.0.0.1:0")
 
 
 def test_a_fifth_of_the_workers_is_killed_and_replaced(bed):
     run, n_workers, ideal, kept = bed
     killed = threading.Event()
-    with cluster(n_workers, processes=True) as running, Client(running, set_as_default=False) as client:
+    with cluster(n_workers) as running, Client(running, set_as_default=False) as client:
         pids = list(client.run(os.getpid).values())[: max(1, n_workers // 5)]
 
         def kill(event):
