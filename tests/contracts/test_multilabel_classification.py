@@ -623,7 +623,7 @@ BAD = {
         [[0], None, [], [2]],
         PROBS,
         InputTypeError,
-        r"example 1 is None: of an example without tags give \[\]",
+        r"such as \[\[0, 2\], \[\], \[1\]\], .*; example 1 is None",
     ),
     "twice": (with_tag(2), PROBS, InvalidInputError, "example 3 has tag 2 twice"),
     "too high": (with_tag(3), PROBS, InvalidInputError, r"1 tags outside 0..2 \(first: 3 in example 3\)"),

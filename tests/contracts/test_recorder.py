@@ -840,5 +840,5 @@ def test_what_was_not_recorded_is_named(tmp_path):
         name = next(iter(settings.values()))
         with pytest.raises(InvalidInputError, match=f"{name}.* needs all probabilities of each row"):
             find_recorded(tmp_path, **settings)
-    with pytest.raises(InvalidInputError, match=r"rule='confident_joint' needs more of each row.*classes_per_row=10"):
+    with pytest.raises(InvalidInputError, match=r"rule='confident_joint' needs all probabilities.*classes_per_row=10"):
         find_recorded(tmp_path, rule="confident_joint")

@@ -580,7 +580,7 @@ def test_what_is_not_computed_or_has_no_exact_type_is_refused():
 
 @pytest.mark.parametrize("thing", [7, PROBS, [1, 2], object()])
 def test_an_object_that_is_no_table_is_refused(thing):
-    with pytest.raises(InputTypeError, match="summaries must be a path, .* or a table of pandas"):
+    with pytest.raises(InputTypeError, match=r"summaries must be a path, .* or a table of pandas"):
         find(thing)
 
 

@@ -632,10 +632,10 @@ BAD = {
     "both": ({"offsets": [0, 3], "sentence_ids": [0, 0, 0]}, "give offsets or sentence_ids, not both"),
     "ids apart": (
         {"sentence_ids": [0, 1, 0]},
-        "tokens of sentence 0 are not consecutive: token 2 comes after sentence 1",
+        "token 2 of sentence 0 comes after sentence 1",
     ),
     "ids descend": ({"sentence_ids": [2, 1, 1]}, "token 1 of sentence 1 comes after sentence 2"),
-    "negative ids": ({"sentence_ids": [-1, 1, 1]}, "numbers from 0, not -1 .token 0."),
+    "negative ids": ({"sentence_ids": [-1, 1, 1]}, "numbers from 0 that ascend, but token 0 of sentence -1"),
     "large ids": ({"sentence_ids": [0, 1, 10**12]}, "goes up to 1,000,000,000,000"),
     "ids of text": ({"sentence_ids": ["a", "a", "b"]}, "sentence_ids must be integers"),
     "fewer ids": ({"sentence_ids": [0, 0]}, "sentence_ids has 2 numbers, but pred_probs has 3 rows"),
@@ -724,5 +724,5 @@ def test_edges_are_read_in_blocks():
     assert edges_of_offsets(da.from_array([0, 2, 2, 5], chunks=2)).tolist() == [0, 2, 2, 5]
     ids = da.from_array([0, 0, 2, 2, 2, 3], chunks=(2, 2, 2))
     assert edges_of_ids(ids).tolist() == [0, 2, 2, 5, 6]
-    with pytest.raises(InvalidInputError, match="sentence 2 are not consecutive: token 4 comes after sentence 3"):
+    with pytest.raises(InvalidInputError, match="token 4 of sentence 2 comes after sentence 3"):
         edges_of_ids(da.from_array([0, 2, 3, 3, 2], chunks=(2, 2, 1)))

@@ -26,8 +26,12 @@ from labelsieve.sources.source import Rows, Source
 from labelsieve.sources.tables import list_column, open_columns
 
 _LISTS: Final = (
-    "labels must be a list of the tags of each example, such as [[0, 2], [], [1]], or an (N, K) matrix of 0 and 1"
+    "labels must be a list of the tags of each example, such as [[0, 2], [], [1]], or an (N, K) matrix of 0 and 1 (for "
+    "one class for each row, use labelsieve.find_label_issues)"
 )
+
+# What has a length, but is of letters, bytes or keys.
+_NO_LISTS: Final = (str, bytes, Mapping)
 
 
 class _RowsOfTags(UnitRows, DerivedSource):
@@ -286,10 +290,10 @@ def open_lists(labels: Any, n_examples: int, n_tags: int, names: Sequence[str] |
         twice = np.flatnonzero(np.diff(positions) == 0)
         if len(twice):
             example, tag = divmod(int(positions[twice[0]]), n_tags)
-            hint = ""
-            if (lengths == n_tags).all() and tags.max(initial=0) <= 1:
-                hint = ": if labels are a matrix of 0 and 1, give numpy.array(labels)"
-            raise InvalidInputError(f"example {example:,} has tag {tag} twice ({len(twice):,} such cases){hint}")
+            raise InvalidInputError(
+                f"example {example:,} has tag {tag} twice ({len(twice):,} such cases): each tag is listed once, and a "
+                "matrix of 0 and 1 is given as numpy.array(labels)"
+            )
     return TagLists(positions, n_examples * n_tags, n_tags)
 
 
@@ -298,28 +302,20 @@ def _joined(labels: Any, names: Sequence[str] | None) -> tuple[Int64s, Int64s]:
     lists = labels.tolist() if isinstance(labels, np.ndarray) or hasattr(labels, "to_numpy") else labels
     if not isinstance(lists, Sequence) or isinstance(lists, str | bytes):
         raise InputTypeError(f"{_LISTS}, not {type(labels).__name__}")
-    try:
-        lengths = np.fromiter(map(len, lists), np.int64, len(lists))
-    except TypeError as error:
-        number, one = next((n, one) for n, one in enumerate(lists) if not hasattr(one, "__len__"))
-        missing = one is None or one != one  # noqa: PLR0124  # NaN
-        hint = ": of an example without tags give []" if missing else ""
-        if not missing and number == 0:
-            hint = ": for one class for each row, use labelsieve.find_label_issues"
-        raise InputTypeError(f"{_LISTS}; example {number:,} is {one!r}{hint}") from error
-    if any(issubclass(kind, str | bytes | Mapping) for kind in set(map(type, lists))):  # of letters, bytes or keys
-        number, one = next((n, one) for n, one in enumerate(lists) if isinstance(one, str | bytes | Mapping))
-        hint = f": of a single tag give [{one!r}]" if isinstance(one, str) else ""
-        raise InputTypeError(f"{_LISTS}; example {number:,} is {one!r}{hint}")
+    wrong = {kind for kind in set(map(type, lists)) if issubclass(kind, _NO_LISTS) or not hasattr(kind, "__len__")}
+    if wrong:
+        number, one = next((n, one) for n, one in enumerate(lists) if type(one) in wrong)
+        raise InputTypeError(f"{_LISTS}; example {number:,} is {one!r}")
+    lengths = np.fromiter(map(len, lists), np.int64, len(lists))
     kinds = set(map(type, itertools.chain.from_iterable(lists)))
     if names is not None and kinds and all(issubclass(kind, str) for kind in kinds):
         return lengths, _numbered(lists, names, int(lengths.sum()))
-    wrong = [kind for kind in kinds if kind is bool or not issubclass(kind, int | np.integer)]
+    wrong = {kind for kind in kinds if kind is bool or not issubclass(kind, int | np.integer)}
     if wrong:
-        hint = "; for names give class_names too" if wrong == [str] else ""
-        example = next(n for n, one in enumerate(lists) if any(type(tag) in wrong for tag in one))
+        example, kind = next((n, type(tag)) for n, one in enumerate(lists) for tag in one if type(tag) in wrong)
         raise InputTypeError(
-            f"tags must be whole numbers 0..K-1, but example {example:,} has {wrong[0].__name__}{hint}"
+            f"tags must be whole numbers 0..K-1, but example {example:,} has {kind.__name__}; for names give "
+            "class_names too"
         )
     try:
         return lengths, np.fromiter(itertools.chain.from_iterable(lists), np.int64, int(lengths.sum()))
@@ -350,8 +346,7 @@ def _of_arrow(labels: Any, names: Sequence[str] | None) -> tuple[Int64s, Int64s]
     if is_list and names is not None and not pa.types.is_integer(kind.value_type):
         return _joined(labels.to_pylist(), names)
     if not is_list or not pa.types.is_integer(kind.value_type):
-        hint = "; for names give class_names too" if is_list else ""
-        raise InputTypeError(f"{_LISTS}, not an Arrow array of {kind}{hint}")
+        raise InputTypeError(f"{_LISTS}, not an Arrow array of {kind}; for names give class_names too")
     chunks = labels.chunks if isinstance(labels, pa.ChunkedArray) else [labels]
     items = [list_items(chunk) for chunk in chunks]
     if labels.null_count or any(one.null_count for one in items):
@@ -391,10 +386,8 @@ def open_sparse(labels: Any, n_examples: int, n_tags: int) -> TagLists:
 def check_tag_shape(shape: Sequence[int], n_examples: int, n_tags: int) -> None:
     """Raise unless a matrix of tags has the shape of `pred_probs`."""
     if tuple(shape) != (n_examples, n_tags):
-        hint = ""
-        if len(shape) == 1:
-            hint = f". {_LISTS}; for one class for each row, use labelsieve.find_label_issues"
-        elif tuple(shape) == (n_tags, n_examples):
+        hint = f". {_LISTS}" if len(shape) == 1 else ""
+        if tuple(shape) == (n_tags, n_examples):
             hint = ": are rows and columns the wrong way round? Give labels.T"
         raise InvalidInputError(
             f"labels have the shape {tuple(shape)}, pred_probs {(n_examples, n_tags)}: both must be the same{hint}"

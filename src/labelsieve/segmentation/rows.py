@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import abc
 import copy
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,10 +70,9 @@ class ImageFileSource(FileSource):
         MissingDependencyError
             Without Pillow.
         """
-        image_module = pillow()
         try:
             version = FileVersion.of(path.stat())
-            with image_module.open(path) as image:
+            with pillow().open(path) as image:
                 (width, height), mode = image.size, image.mode
         except FileNotFoundError:
             raise InvalidInputError(f"{name}: there is no file {path}") from None
@@ -176,7 +176,7 @@ _READ_BYTES: Final = 4_000_000
 _DIRECT_COPIES: Final = 2
 _ZARR_COPIES: Final = 6
 _OTHER_COPIES: Final = 3
-# Planes of at least this size are read one by one into their places, others with the whole image.
+# Planes of a file of at least this size are read one by one into their places, others with whole images.
 _PLANE_BYTES: Final = 1 << 14
 
 
@@ -318,12 +318,12 @@ class PixelSource(UnitRows):
 
     def open_raw(self, start: int = 0, stop: int | None = None) -> Rows:
         """Open to read strips of planes, of which each column is contiguous."""
-        if isinstance(self.source, ArraySource):
-            return _MemoryPixels(self, self.source.array)
-        if isinstance(self.source, NpySource) and self.reads_planes:
-            return _NpyPixels(self, self.source)
+        source = self.source
+        plane_bytes = self.unit_rows * source.dtype.itemsize
+        if isinstance(source, NpySource) and not source.fortran and plane_bytes >= _PLANE_BYTES:
+            return _NpyPixels(self, source)
         first, last = self.units_of(start, self.n_rows if stop is None else stop)
-        return _HeldPixels(self, self.source.open(first, None if stop is None else last), last)
+        return _HeldPixels(self, source.open(first, None if stop is None else last), last)
 
 
 def _copies(images: Source) -> int:
@@ -340,12 +340,11 @@ class _Pixels(Rows):
 
     def __init__(self, source: PixelSource) -> None:
         super().__init__(source)
-        self._source, self._image_rows, self._n_planes = source, source.unit_rows, sum(source.classes) or 1
+        self._image_rows, self._n_planes = source.unit_rows, sum(source.classes) or 1
         self._planes = np.empty((self._n_planes, 0), source.dtype)
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        image, inside = divmod(start, self._image_rows)
-        n = stop - start
+        (image, inside), n = divmod(start, self._image_rows), stop - start
         view = self._view(image, inside, inside + n) if inside + n <= self._image_rows else None
         if view is None:
             if self._planes.shape[1] < n:
@@ -358,96 +357,39 @@ class _Pixels(Rows):
         """Return pixels ``[start, stop)`` of an image as ``(K, n)`` without copying; None if that is not possible."""
         return None
 
+    @abc.abstractmethod
     def _fill(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
         """Fill the ``(K, n)`` planes of pixels ``[start, stop)``."""
-        for image, first, last, position in self._pieces(start, stop):
-            piece = self._view(image, first, last)
-            if piece is None:
-                raise RuntimeError("a part of an image is a view")
-            out[:, position : position + last - first] = piece
-
-    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield each image of pixels ``[start, stop)``: its number, its pixels, and their position in the strip."""
-        row = start
-        while row < stop:
-            image, first = divmod(row, self._image_rows)
-            last = min(self._image_rows, first + stop - row)
-            yield image, first, last, row - start
-            row += last - first
-
-
-class _MemoryPixels(_Pixels):
-    """Pixels of an array in memory: views, where the pixels of a plane are contiguous."""
-
-    def __init__(self, source: PixelSource, images: npt.NDArray[Any]) -> None:
-        super().__init__(source)
-        height, width = images.shape[-2:]
-        _, *_, row_step, step = images.strides
-        # One contiguous copy of an image at a time, where its pixels are not.
-        self._is_flat = (width == 1 or step == images.itemsize) and (height == 1 or row_step == width * images.itemsize)
-        self._images = images
-        self._held, self._copy = -1, np.empty((self._n_planes, 0), images.dtype)
-
-    def _view(self, image: int, start: int, stop: int) -> npt.NDArray[Any]:
-        if not self._is_flat and self._held != image:
-            self._copy, self._held = self._planes_of(image), image
-        planes = self._planes_of(image) if self._is_flat else self._copy
-        return planes[:, start:stop]
-
-    def _planes_of(self, image: int) -> npt.NDArray[Any]:
-        planes: npt.NDArray[Any] = self._images[image].reshape(self._n_planes, self._image_rows)
-        return planes
 
 
 class _NpyPixels(_Pixels):
-    """Pixels of a ``.npy`` file: pieces of planes are read where they are."""
+    """Pixels of a ``.npy`` file with large planes: pieces of planes are read where they are."""
 
     def __init__(self, source: PixelSource, stored: NpySource) -> None:
         super().__init__(source)
         self._stored, self._file = stored, stored.open_file()
-        self._plane_bytes = self._image_rows * stored.dtype.itemsize
-        self._images = np.empty((0, self._n_planes, self._image_rows), stored.dtype)
 
     def _fill(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
-        itemsize, whole = self._dtype.itemsize, self._image_rows
-        if self._plane_bytes < _PLANE_BYTES:
-            self._fill_from_images(start, stop, out)
-            return
-        for image, first, last, position in self._pieces(start, stop):
+        row, size = start, self._image_rows
+        while row < stop:
+            image, first = divmod(row, size)
+            n = min(size - first, stop - row)
             for plane in range(self._n_planes):
-                piece = out[plane, position : position + last - first]
-                self._read((image * self._n_planes + plane) * whole * itemsize + first * itemsize, piece)
-
-    def _fill_from_images(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
-        """Fill planes from whole images, of which several are read at a time."""
-        (first, last), size = self._source.units_of(start, stop), self._image_rows
-        step = max(1, _READ_BYTES // (self._n_planes * self._plane_bytes))
-        if len(self._images) < min(step, last - first):
-            self._images = np.empty((min(step, last - first), self._n_planes, size), self._dtype)
-        for image in range(first, last, step):
-            images = self._images[: min(step, last - image)]
-            self._read(image * self._n_planes * self._plane_bytes, images.reshape(-1))
-            origin = image * size
-            begin, end = max(start, origin), min(stop, origin + len(images) * size)
-            into, planes = out[:, begin - start : end - start], images.transpose(1, 0, 2)
-            if (begin - origin) % size or (end - origin) % size:
-                into[:] = planes.reshape(self._n_planes, -1)[:, begin - origin : end - origin]
-            else:
-                into.reshape(self._n_planes, len(images), size)[:] = planes
-
-    def _read(self, position: int, out: npt.NDArray[Any]) -> None:
-        offset = self._stored.offset + position
-        if not read_into(self._file, offset, out.view(np.uint8)):
-            raise UnreadableDataError(
-                f"{self._stored.path} ended before byte {offset + out.nbytes:,}: was it cut while in use?"
-            )
+                piece = out[plane, row - start : row - start + n]
+                position = ((image * self._n_planes + plane) * size + first) * self._dtype.itemsize
+                if not read_into(self._file, self._stored.offset + position, piece.view(np.uint8)):
+                    end = self._stored.offset + position + piece.nbytes
+                    raise UnreadableDataError(
+                        f"{self._stored.path} ended before byte {end:,}: was it cut while in use?"
+                    )
+            row += n
 
     def close(self) -> None:
         self._file.close()
 
 
 class _HeldPixels(_Pixels):
-    """Pixels of images that are read, and decoded, as a whole: those of some chunks are held at a time.
+    """Pixels of images that are read as a whole: those of some chunks are held at a time, views of those in memory.
 
     Images from `stop` on are held only if they are asked for.
     """
@@ -459,15 +401,34 @@ class _HeldPixels(_Pixels):
         self._n_images = source.source.n_rows
         self._first, self._images = 0, np.empty((0, self._n_planes, self._image_rows), source.dtype)
 
-    def _view(self, image: int, start: int, stop: int) -> npt.NDArray[Any]:
+    def _held(self, image: int) -> npt.NDArray[Any]:
+        """Return images that are held, from `image` on."""
         if not self._first <= image < self._first + len(self._images):
             self._first = image - image % self._chunk
             end = max(min(self._first + self._step, self._stop), self._first + self._chunk)
             self._images = self._images[:0]
             images = self._rows.read(self._first, min(end, self._n_images))
             self._images = images.reshape(len(images), self._n_planes, self._image_rows)
-        planes: npt.NDArray[Any] = self._images[image - self._first, :, start:stop]
+        found: npt.NDArray[Any] = self._images[image - self._first :]
+        return found
+
+    def _view(self, image: int, start: int, stop: int) -> npt.NDArray[Any]:
+        planes: npt.NDArray[Any] = self._held(image)[0, :, start:stop]
         return planes
+
+    def _fill(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
+        row, size = start, self._image_rows
+        while row < stop:
+            image, inside = divmod(row, size)
+            held = self._held(image)
+            n = 0 if inside else min((stop - row) // size, len(held))  # whole images
+            end = row + n * size if n else min(stop, row + size - inside)
+            into = out[:, row - start : end - start]
+            if n:
+                into.reshape(self._n_planes, n, size)[:] = held[:n].transpose(1, 0, 2)
+            else:
+                into[:] = held[0, :, inside : inside + end - row]
+            row = end
 
     def close(self) -> None:
         self._rows.close()

@@ -31,19 +31,7 @@ _DIGEST_ROWS: Final = 1 << 14
 
 
 class BatchRows(Rows):
-    """Reads rows of record batches; a read that spans several copies them.
-
-    Parameters
-    ----------
-    source : Source
-        Gives the shape and dtype.
-    columns : Columns
-        Which columns, and how a row of them is read.
-    ends : (B,) int64
-        The rows at which batches end.
-    batch : callable
-        Given the number of a batch, returns it as a ``pyarrow.RecordBatch``.
-    """
+    """Reads rows of record batches that end at `ends`, given by number by `batch`; a read of several copies them."""
 
     def __init__(
         self, source: Source, columns: Columns, ends: npt.NDArray[np.int64], batch: Callable[[int], Any]
@@ -56,14 +44,12 @@ class BatchRows(Rows):
         first = int(np.searchsorted(self._ends, start, "right"))
         if start < stop <= self._ends[first]:
             return self._part(first, start, stop)
-        out, row = self._reused(stop - start), start
-        for index in range(first, len(self._ends)):
+        out, row, index = self._reused(stop - start), start, first
+        while row < stop:
             end = min(stop, int(self._ends[index]))
             if row < end:
                 out[row - start : end - start] = self._part(index, row, end)
-                row = end
-            if row >= stop:
-                break
+            row, index = end, index + 1
         return out
 
     def _part(self, index: int, start: int, stop: int) -> npt.NDArray[Any]:

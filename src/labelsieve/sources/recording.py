@@ -32,12 +32,11 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.checks import MAX_RANGES, Findings, RowChecks, errors_in, rows_in_words
-from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.joint import TOP_CLASSES, TOP_PROBS, TopClassCounter
 from labelsieve.confident_learning.logits import LogitSummarizer
 from labelsieve.confident_learning.scores import confidence_weighted_entropy, logit_margin, normalized_margin, row_sum
 from labelsieve.confident_learning.summaries import MAX_STRIP_ROWS, STRIP_BYTES, SummaryBlock
-from labelsieve.confident_learning.summarize import FIELDS, RECORDABLE, Summarizer, recorded_columns
+from labelsieve.confident_learning.summarize import FIELDS, RECORDABLE, Summarizer
 from labelsieve.confident_learning.thresholds import Bools, Floats, Int64s, Ints, class_dtype, label_dtype
 from labelsieve.errors import InUseError, InvalidInputError, MemoryLimitError, UnreadableDataError, WorkdirError
 from labelsieve.options import NOTHING, IgnoreLabel, check_whole_number
@@ -672,31 +671,9 @@ class RecordedRows(_Recorded, SummarySource):
         self.recording, settings = recording, recording.settings
         super().__init__(recording.n_rows, settings.n_classes, dtype, settings.scores)
         self.prefetch_bytes = _held_bytes(recording.segments)
-
-    def prepared_for(self, rule: Filter) -> Source:
-        """Return the same rows with the recorded columns that a filter needs, and no others.
-
-        Raises
-        ------
-        InvalidInputError
-            For a filter, or a score, that needs more of each row than was recorded.
-        """
-        settings = rule.settings
-        if rule.n_reads == 1:
-            return super().prepared_for(rule)
-        name = f"filter_by={rule.name!r}" if rule.name else f"rule={settings.rule!r}"
-        if rule.n_reads > 2 or settings.scores_need_rescan:
-            what = f"adjust_pred_probs=True with method={settings.method!r}" if settings.scores_need_rescan else name
-            raise InvalidInputError(
-                f"{what} needs all probabilities of each row, which {self.where} does not hold: give labels and "
-                "pred_probs, or use another filter or score"
-            )
-        if not self.recording.settings.classes_per_row:
-            raise InvalidInputError(
-                f"{name} needs more of each row than its summary: record with classes_per_row=10, say, which keeps "
-                "the 10 largest probabilities, or use filter_by=None or filter_by='predicted_neq_given'"
-            )
-        return self.only(list(recorded_columns(settings, self.recorded).values()))
+        self.serves_two_reads = settings.classes_per_row > 0
+        if not self.serves_two_reads:
+            self.how_to_serve = ", or for other filters record the largest probabilities, with classes_per_row=10, say"
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # reads begin anywhere
         """Open for the second pass: structured rows with the largest probabilities and their classes."""

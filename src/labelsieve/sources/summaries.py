@@ -60,6 +60,9 @@ class SummarySource(Source):
     """
 
     summarizer = RecordedSummarizer
+    # Whether more of each row is kept, for the second read of a filter, and how it could be.
+    serves_two_reads = False
+    how_to_serve = ""
 
     def __init__(
         self,
@@ -92,13 +95,14 @@ class SummarySource(Source):
             For a filter, or a score, that needs more of each row.
         """
         settings = rule.settings
-        if rule.n_reads > 1:
+        if rule.n_reads > 1 + self.serves_two_reads or (rule.n_reads > 1 and settings.scores_need_rescan):
             what = f"filter_by={rule.name!r}" if rule.name else f"rule={settings.rule!r}"
             if settings.scores_need_rescan:
                 what = f"adjust_pred_probs=True with method={settings.method!r}"
+            how = self.how_to_serve if rule.n_reads == 2 and not settings.scores_need_rescan else ""
             raise InvalidInputError(
                 f"{what} needs all probabilities of each row, which the summaries ({self.where}) do not hold: give "
-                "labels and pred_probs, or use filter_by=None or filter_by='predicted_neq_given'"
+                f"labels and pred_probs, or use filter_by=None or filter_by='predicted_neq_given'{how}"
             )
         return self.only(list(recorded_columns(settings, self.recorded).values()))
 

@@ -197,13 +197,10 @@ def open_columns(
     InputTypeError
         For an object that is not a table, or if neither labels nor probabilities are columns of it.
     """
-    texts = isinstance(pred_probs, list | tuple) and all(isinstance(one, str) for one in pred_probs)
-    wanted = {
-        "labels": labels if isinstance(labels, str) else None,
-        "pred_probs": pred_probs if isinstance(pred_probs, str) or texts else None,
-        "ids": ids if isinstance(ids, str) else None,
-    }
-    named = {name: one for name, one in wanted.items() if one is not None}
+    given = {"labels": labels, "pred_probs": pred_probs, "ids": ids}
+    named: dict[str, Any] = {name: one for name, one in given.items() if isinstance(one, str)}
+    if isinstance(pred_probs, list | tuple) and all(isinstance(one, str) for one in pred_probs):
+        named["pred_probs"] = pred_probs
     if "labels" not in named and "pred_probs" not in named:
         raise InputTypeError("data is a table, so name its columns: labels='label', pred_probs='probs'")
     table = open_table(data)
@@ -211,12 +208,12 @@ def open_columns(
     sources = {
         name: table.source(name, one, with_nulls=null_labels and name == "labels") for name, one in named.items()
     }
-    found = {"labels": labels, "pred_probs": pred_probs, "ids": ids} | sources
+    found = given | sources
     package = _package(data)
-    if "labels" in named and package in ("pandas", "polars", "pyarrow"):
-        column = data[labels]
-        if package == "pandas" or category_names(column) is not None:
-            found["labels"] = column  # whose categories have an order
+    if "labels" in named and (
+        package == "pandas" or (package in ("polars", "pyarrow") and category_names(data[labels]))
+    ):
+        found["labels"] = data[labels]  # whose categories have an order
     return found["labels"], found["pred_probs"], found["ids"]
 
 
