@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -18,11 +18,10 @@ from labelsieve.confident_learning.thresholds import ClassSums, Float64s, Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.options import PROBABILITY_TOLERANCE
 from labelsieve.sources.columns import arrow, list_items, list_lengths
-from labelsieve.sources.composite import DaskRows, DerivedSource, UnitRows
-from labelsieve.sources.ensemble import Ensemble, member_name
-from labelsieve.sources.open import Opened, check_tag_axes, open_any, open_pred_probs
+from labelsieve.sources.composite import DaskRows, DerivedSource, Ensemble, UnitRows, member_name
+from labelsieve.sources.open import Opened, check_axes, open_any, open_pred_probs
 from labelsieve.sources.places import are_places
-from labelsieve.sources.source import Rows, Source
+from labelsieve.sources.source import ReadFacts, Rows, Source
 from labelsieve.sources.tables import list_column, open_columns
 
 _LISTS: Final = (
@@ -40,8 +39,8 @@ class _RowsOfTags(UnitRows, DerivedSource):
     def _follow(self, source: Source) -> None:
         n_examples, self.unit_rows = source.shape
         super()._follow(source)
-        self.shape, self.row_bytes, self.forkable = (n_examples * self.unit_rows,), self.dtype.itemsize, False
-        self.class_columns = ()
+        self.shape, self.row_bytes = (n_examples * self.unit_rows,), self.dtype.itemsize
+        self.facts, self.class_columns = replace(self.facts, forkable=False), ()
 
     @property
     def read_row_bytes(self) -> int:
@@ -60,7 +59,7 @@ class _OpenTags(Rows):
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         first, last = self._source.units_of(start, stop)
-        values = self._source.convert(self._rows.read(first, last), first).reshape(-1)
+        values = self._source.convert(self._rows.read(first, last), first, np.empty).reshape(-1)
         origin = first * self._source.unit_rows
         return values[start - origin : stop - origin]
 
@@ -87,7 +86,7 @@ class TagProbs(_RowsOfTags):
         super()._follow(source)
         self.shape = (*self.shape, 2 * self.unit_rows)
 
-    def convert(self, rows: npt.NDArray[Any], first_row: int) -> npt.NDArray[Any]:  # noqa: ARG002  # as stored
+    def convert(self, rows: npt.NDArray[Any], *_: object) -> npt.NDArray[Any]:
         """Return the probabilities."""
         return np.ascontiguousarray(rows)
 
@@ -116,7 +115,7 @@ class TagMatrix(_RowsOfTags):
     def _absent(self) -> Ints:
         return np.arange(0, 2 * self.unit_rows, 2).astype(self.dtype)
 
-    def convert(self, rows: npt.NDArray[Any], first_row: int) -> npt.NDArray[Any]:
+    def convert(self, rows: npt.NDArray[Any], first_row: int, *_: object) -> npt.NDArray[Any]:
         """Return the classes.
 
         Raises
@@ -148,10 +147,8 @@ class TagLists(Source):
         Tag of the first row.
     """
 
-    in_memory = True
-
     def __init__(self, positions: Int64s, n_rows: int, n_tags: int, first_tag: int = 0) -> None:
-        super().__init__((n_rows,), class_dtype(2 * n_tags))
+        super().__init__((n_rows,), class_dtype(2 * n_tags), ReadFacts(in_memory=True))
         self._positions, self._n_tags, self._first_tag = positions, n_tags, first_tag
 
     @property
@@ -205,7 +202,7 @@ class CheckedTags(DerivedSource):
         super().__init__(source, source.dtype)
         self._name = name
 
-    def convert(self, rows: npt.NDArray[Any], first_row: int) -> npt.NDArray[Any]:
+    def convert(self, rows: npt.NDArray[Any], first_row: int, *_: object) -> npt.NDArray[Any]:
         """Return the rows as they are.
 
         Raises
@@ -235,7 +232,7 @@ class SigmoidSource(DerivedSource):
     def __init__(self, source: Source) -> None:
         super().__init__(source, np.float64)
 
-    def convert(self, rows: npt.NDArray[Any], first_row: int) -> npt.NDArray[Any]:  # noqa: ARG002  # value by value
+    def convert(self, rows: npt.NDArray[Any], *_: object) -> npt.NDArray[Any]:
         """Return ``1 / (1 + exp(-x))``, computed so that nothing overflows."""
         return sigmoid(rows)
 
@@ -461,7 +458,7 @@ def open_tags(
         if of_table is not None:
             _, pred_probs, ids = open_columns(data, None, pred_probs, ids)
     for member in pred_probs.members if isinstance(pred_probs, Ensemble) else [pred_probs]:
-        check_tag_axes(labels, member, names, ids)
+        check_axes(labels, member, names, ids, of_tags=True)
     opened = _open_probs(pred_probs, dtype, from_logits=from_logits)
     n_examples, n_tags = opened.shape
     if not n_examples:

@@ -334,14 +334,14 @@ class SourceLabels(LabelFile):
                 changed = within(rows, start, len(block))
                 if changed.stop > changed.start:
                     # The memory may be the user's, or a file's.
-                    block = block.astype(dtype, copy=self.source.in_memory or not block.flags.writeable)
+                    block = block.astype(dtype, copy=self.source.facts.in_memory or not block.flags.writeable)
                     block[rows[changed] - start] = values[changed]
                 yield start, block.astype(dtype, copy=False)
 
 
 def is_file_of(source: Source, path: Path) -> bool:
     """Return whether a path is a file that a source reads: the array itself, one of its shards, or its archive."""
-    sources = source.shards if isinstance(source, ShardsSource) else (source,)
+    sources = source.children if isinstance(source, ShardsSource) else (source,)
     files = [Path(place) for one in sources if (place := local_path(split_member(one.where)[0])) is not None]
     return any(file.exists() and path.samefile(file) for file in files)
 

@@ -42,7 +42,7 @@ from labelsieve.errors import InUseError, InvalidInputError, MemoryLimitError, U
 from labelsieve.options import NOTHING, IgnoreLabel, check_whole_number
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.places import is_pattern
-from labelsieve.sources.source import Rows, Source
+from labelsieve.sources.source import ReadFacts, Rows, Source
 from labelsieve.sources.summaries import ColumnSummaries, SummarySource, check_columns, summary_columns
 from labelsieve.sources.tables import is_places, open_table
 from labelsieve.storage.checked import DamagedRecordError, Record, RecordLayout, RecordWriter
@@ -628,7 +628,6 @@ class _Recorded(Source):
         Dtype of the rows that are merged, with a field for each column.
     """
 
-    in_pieces = True
     recording: Recording
     row_dtype: np.dtype[Any]
 
@@ -669,8 +668,8 @@ class RecordedRows(_Recorded, SummarySource):
 
     def __init__(self, recording: Recording, dtype: np.dtype[Any]) -> None:
         self.recording, settings = recording, recording.settings
-        super().__init__(recording.n_rows, settings.n_classes, dtype, settings.scores)
-        self.prefetch_bytes = _held_bytes(recording.segments)
+        facts = ReadFacts(prefetch_bytes=_held_bytes(recording.segments))
+        super().__init__(recording.n_rows, settings.n_classes, dtype, settings.scores, facts)
         self.serves_two_reads = settings.classes_per_row > 0
         if not self.serves_two_reads:
             self.how_to_serve = ", or for other filters record the largest probabilities, with classes_per_row=10, say"
@@ -701,9 +700,8 @@ class RecordedColumn(_Recorded):
 
     def __init__(self, recording: Recording, name: str, stored: np.dtype[Any]) -> None:
         dtype = np.dtype(f"U{stored.itemsize}") if stored.kind == "S" else stored
-        super().__init__((recording.n_rows,), dtype)
+        super().__init__((recording.n_rows,), dtype, ReadFacts(prefetch_bytes=_held_bytes(recording.segments)))
         self.recording, self.row_dtype = recording, np.dtype([(name, stored)])
-        self.prefetch_bytes = _held_bytes(recording.segments)
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # reads begin anywhere
         """Open for reading."""

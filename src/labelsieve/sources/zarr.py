@@ -1,4 +1,4 @@
-"""The stored chunks, or shards, of a Zarr array: their keys, files, objects and versions."""
+"""Zarr arrays, in folders, archives and object stores: their chunks or shards, and the versions of these."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Final, Self, TypeAlias, TypeVar
+from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,7 @@ from labelsieve.sources.source import (
     ChunkedRows,
     FileSource,
     MissingRows,
+    ReadFacts,
     Rows,
     Source,
     StoredChunks,
@@ -53,8 +55,6 @@ from labelsieve.storage.remote import cause_of, check_credentials, is_web, stamp
 # Files are examined in threads where there are more of them than this: over a network each takes a while.
 _FEW_FILES: Final = 2_000
 _THREADS: Final = 16
-
-_T = TypeVar("_T")
 
 
 def metadata_name(array: Any) -> str:
@@ -102,32 +102,22 @@ def key_of(array: Any, index: int) -> str:
 
 
 def chunk_files(array: Any, folder: Path) -> StoredChunks:
-    """Examine the file of each stored chunk, or shard."""
+    """Examine the file of each stored chunk, or shard; in threads where there are many."""
 
-    def examine(start: int, stop: int) -> npt.NDArray[np.uint32]:
-        return np.array([file_stamp(f"{folder}/{key}") for key in keys_of(array, start, stop)], np.uint32)
+    def examine(start: int) -> npt.NDArray[np.uint32]:
+        keys = keys_of(array, start, min(start + step, n_rows))
+        return np.array([file_stamp(f"{folder}/{key}") for key in keys], np.uint32).reshape(-1, 2)
 
-    table = np.concatenate(_map_rows(array, examine)).reshape(-1, 2)
-    inodes = table[:, 1].copy() if has_stable_inodes(folder.stat().st_dev) else None
-    return _stored_chunks(array, table[:, 0].copy(), inodes)
-
-
-def _stored_chunks(
-    array: Any, stamps: npt.NDArray[np.uint32], inodes: npt.NDArray[np.uint32] | None = None
-) -> StoredChunks:
     rows, grid = _rows_and_grid(array)
-    return StoredChunks(rows, math.prod(grid[1:]), int(array.shape[0]), stamps, inodes)
-
-
-def _map_rows(array: Any, function: Callable[[int, int], _T]) -> list[_T]:
-    """Apply `function` to ranges of rows, of whole stored chunks or shards; in threads where there are many."""
-    rows, grid = _rows_and_grid(array)
-    n_rows, step = int(array.shape[0]), rows * max(1, _FEW_FILES // math.prod(grid[1:]))
+    n_rows, width = int(array.shape[0]), math.prod(grid[1:])
+    step = rows * max(1, _FEW_FILES // width)
     if n_rows <= step:
-        return [function(0, n_rows)]
-    starts = range(0, n_rows, step)
-    with ThreadPoolExecutor(_THREADS, "labelsieve-list") as pool:
-        return list(pool.map(function, starts, (min(start + step, n_rows) for start in starts)))
+        table = examine(0)
+    else:
+        with ThreadPoolExecutor(_THREADS, "labelsieve-list") as pool:
+            table = np.concatenate(list(pool.map(examine, range(0, n_rows, step))))
+    inodes = table[:, 1].copy() if has_stable_inodes(folder.stat().st_dev) else None
+    return StoredChunks(rows, width, n_rows, table[:, 0].copy(), inodes)
 
 
 def file_stamp(path: str) -> tuple[int, int]:
@@ -151,7 +141,7 @@ def chunk_objects(array: Any, store: ObjectStore, root: str) -> tuple[StoredChun
     The last value is whether all chunks have a version: some stores list nothing but sizes.
     """
     key = array.metadata.encode_chunk_key((7,) * (array.ndim + 1))  # one more number shows the separator
-    begin, separator, shape = key.partition("7")[0], key[key.index("7") + 1], _rows_and_grid(array)[1]
+    begin, separator, (rows, shape) = key.partition("7")[0], key[key.index("7") + 1], _rows_and_grid(array)
     stamps, document, are_versioned = np.zeros(shape, np.uint32), "", True
     for info in store.list_below("data", root):
         key = str(info["name"]).strip("/").removeprefix(f"{root.strip('/')}/")
@@ -163,7 +153,8 @@ def chunk_objects(array: Any, store: ObjectStore, root: str) -> tuple[StoredChun
             if all(i < n for i, n in zip(index, shape, strict=True)):
                 version = version_of(info)
                 stamps[index], are_versioned = stamp(version or info.get("size")), are_versioned and bool(version)
-    return _stored_chunks(array, stamps.reshape(-1)), document, are_versioned
+    chunks = StoredChunks(rows, math.prod(shape[1:]), int(array.shape[0]), stamps.reshape(-1))
+    return chunks, document, are_versioned
 
 
 # Given stored bytes (None for the fill value), the memory for a chunk, and its place for messages.
@@ -183,56 +174,49 @@ class ZarrSource(FileSource):
     ----------
     path : Path or None
         The metadata document in a local folder, or the archive that holds the array.
+    folder : Path or None
+        The local folder.
     stored : StoredChunks or None
         The versions of the stored chunks, as noted.
     """
 
     def __init__(self, array: Any) -> None:
-        super().__init__(array.shape, array.dtype, int(array.chunks[0]) if array.ndim else None)
-        self.in_pieces = array.ndim == 1  # a chunk of labels is kept while it is read in pieces
-        self.array = array
-        self.fill_value = array.fill_value or 0
-        folder, archive = local_folder(array), getattr(array.store, "path", None)
-        if folder is not None:
-            self.path = folder / metadata_name(array)
+        facts = ReadFacts(
+            int(array.chunks[0]) if array.ndim else None,
+            in_pieces=array.ndim == 1,  # a chunk of labels is kept while it is read in pieces
+            is_encoded=True,
+        )
+        super().__init__(array.shape, array.dtype, facts)
+        self.array, self.fill_value, self.folder = array, array.fill_value or 0, local_folder(array)
+        archive = getattr(array.store, "path", None)
+        if self.folder is not None:
+            self.path = self.folder / metadata_name(array)
         elif isinstance(archive, Path):
             self.path = archive
         self.stored: StoredChunks | None = None
-        self.request_rows, self.is_encoded = self.row_chunk, True
-        self.n_side_by_side = math.prod(
-            -(-n // size) for n, size in zip(array.shape[1:], array.chunks[1:], strict=True)
-        )
 
     @classmethod
     def from_path(cls, name: str, path: Path) -> ZarrSource:
         """Open a folder that holds one array."""
-        if not path.exists():
-            raise InvalidInputError(f"{name}: there is no folder {path}")
-        if not is_zarr_folder(path):
+        before = {path / document: file_version(path / document) for document in METADATA_NAMES}
+        if not any(before.values()):
+            if not path.exists():
+                raise InvalidInputError(f"{name}: there is no folder {path}")
             raise InvalidInputError(f"{name}: {path} is not a Zarr array: it has no zarr.json or .zarray")
-        before = {document: file_version(path / document) for document in METADATA_NAMES}
         source = cls(open_array(name, str(path), str(path)))
-        source.version = before[metadata_name(source.array)]
+        source.version = before.get(source.path) if source.path is not None else None
         return source
 
     @property
     def where(self) -> str:
         """Folder, or store and path in it."""
-        folder = local_folder(self.array)
-        return without_query(str(self.array.store_path)) if folder is None else str(folder.absolute())
+        return without_query(str(self.array.store_path)) if self.folder is None else str(self.folder.absolute())
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing is prefetched
         """Open for reading, on the direct path where there is one."""
-        folder, decode = local_folder(self.array), chunk_decoder(self.array)
         super().check_version()
-        return ZarrRows(self) if folder is None or decode is None else _DirectRows(self, folder, decode)
-
-    def open_stored(self, start: int, stop: int, count: Callable[[int], object]) -> Rows:
-        """Open to read the stored bytes alone, on the direct path where there is one."""
-        folder = local_folder(self.array)
-        if folder is None or chunk_decoder(self.array) is None:
-            return self.open(start, stop)
-        return _DirectRows(self, folder, counting(count))
+        decode = None if self.folder is None else chunk_decoder(self.array)
+        return ZarrRows(self) if decode is None or self.folder is None else _DirectRows(self, self.folder, decode)
 
     def note_version(self) -> None:
         """Note the metadata's version, and in a local folder those of all stored chunks."""
@@ -260,8 +244,7 @@ class ZarrSource(FileSource):
 
     def _list_chunks(self) -> StoredChunks | None:
         """Return the versions of the chunks, or shards, as they are stored now; None where nothing lists them."""
-        folder = local_folder(self.array)
-        return None if folder is None else chunk_files(self.array, folder)
+        return None if self.folder is None else chunk_files(self.array, self.folder)
 
     @property
     def version_rows(self) -> int | None:
@@ -288,7 +271,7 @@ class ZarrSource(FileSource):
 
 def is_zarr_folder(path: Path) -> bool:
     """Return whether a local folder holds a Zarr array or group."""
-    return any((path / name).exists() for name in METADATA_NAMES)
+    return any(os.path.exists(path / name) for name in METADATA_NAMES)  # noqa: PTH110  # False where it is unknown
 
 
 def is_zarr_array(path: Path) -> bool:
@@ -356,8 +339,8 @@ class ZarrRows(ChunkedRows):
     """
 
     def __init__(self, source: ZarrSource, absent: set[str] | None = None, url: str = "") -> None:
-        super().__init__(source, source.row_chunk or 1)
-        self._array, self._stored, self._where = source.array, source.stored, source.where
+        super().__init__(source, source.facts.row_chunk or 1)
+        self._array, self._stored, self._where, self._files = source.array, source.stored, source.where, source.folder
         self._absent, self._url = absent, url
         self._listed: set[str] = set()  # keys of stored chunks among those that are being read
 
@@ -389,7 +372,9 @@ class ZarrRows(ChunkedRows):
 
         as_buffer: Any = cpu.NDBuffer
         stop, stored = min(stop, self._n_rows), self._stored
-        keys = [] if stored is None else list(enumerate(keys_of(self._array, start, stop), stored.first(start)))
+        keys = list[tuple[int, str]]()
+        if stored is not None:
+            keys += enumerate(keys_of(self._array, start, stop), start // stored.rows * stored.width)
         prefix = f"{self._array.path}/" if self._array.path else ""
         self._listed = {f"{prefix}{key}" for index, key in keys if stored is not None and stored.is_stored(index)}
         try:
@@ -398,10 +383,9 @@ class ZarrRows(ChunkedRows):
             rows = f"{self._where} (rows {start:,}..{stop - 1:,})"
             check_credentials(error, rows, self._url)
             raise unreadable(error, f"{rows} is not readable: {cause_of(error, self._url)}") from None
-        folder = local_folder(self._array)
-        if stored is not None and folder is not None:
+        if stored is not None and self._files is not None:
             for index, key in keys:
-                stored.check(index, f"{folder}/{key}", *file_stamp(f"{folder}/{key}"))
+                stored.check(index, f"{self._files}/{key}", *file_stamp(f"{self._files}/{key}"))
 
 
 class _DirectRows(ZarrRows):
@@ -423,32 +407,20 @@ class _DirectRows(ZarrRows):
         try:
             file = io.FileIO(path)
         except FileNotFoundError:
-            self._check_chunk(index, path, None)
-            self._decode(None, out, where)
-            return
-        with file:
-            size = os.fstat(file.fileno()).st_size
-            if len(self._bytes) < size:
-                self._bytes = np.empty(size + size // 8, np.uint8)
-            stored = self._bytes[:size]
-            whole = read_into(file, 0, stored)
-            self._check_chunk(index, path, os.fstat(file.fileno()))
-        if not whole:
+            stored, is_whole, found = None, True, (0, 0)
+        else:
+            with file:
+                size = os.fstat(file.fileno()).st_size
+                if len(self._bytes) < size:
+                    self._bytes = np.empty(size + size // 8, np.uint8)
+                stored = self._bytes[:size]
+                is_whole = read_into(file, 0, stored)
+                found = status_stamp(os.fstat(file.fileno()))
+        if self._stored is not None:
+            self._stored.check(index, path, *found)
+        if not is_whole:
             raise UnreadableDataError(f"{where} ended before byte {size:,}: was it cut while in use?")
         self._decode(stored, out, where)
-
-    def _check_chunk(self, index: int, path: Path, status: os.stat_result | None) -> None:
-        if self._stored is not None:
-            self._stored.check(index, path, *((0, 0) if status is None else status_stamp(status)))
-
-
-def counting(count: Callable[[int], object]) -> Decoder:
-    """Return a decoder that calls `count` with the number of stored bytes, and decodes nothing."""
-
-    def decode(stored: npt.NDArray[np.uint8] | None, out: npt.NDArray[Any], where: str) -> None:  # noqa: ARG001
-        count(0 if stored is None else len(stored))
-
-    return decode
 
 
 def _decode_chunk(
@@ -536,11 +508,12 @@ class RemoteZarrSource(ZarrSource):
         self.url, self._metadata, self._document_stamp = url, array.metadata, ""
         # Whether rewritten chunks can be told from those that were there: not by sizes alone, nor if none is listed.
         self._are_versioned = True
-        n_bytes = int(self.row_chunk or 1) * self.row_bytes
-        direct = chunk_decoder(array) is not None
+        n_bytes = int(self.facts.row_chunk or 1) * self.row_bytes
         # Zarr's own reading holds a batch, decoded and stored, and a copy of a chunk.
-        generic_bytes = 9 * max(AHEAD_BYTES, n_bytes) // 4
-        self.prefetch_bytes = ahead_bytes(stored_limit(n_bytes)) if direct else generic_bytes
+        held = (
+            9 * max(AHEAD_BYTES, n_bytes) // 4 if chunk_decoder(array) is None else ahead_bytes(stored_limit(n_bytes))
+        )
+        self.facts = replace(self.facts, prefetch_bytes=held)
 
     @classmethod
     def from_url(cls, name: str, url: str) -> Self:
@@ -593,12 +566,6 @@ class RemoteZarrSource(ZarrSource):
         if decode is None or self._store_and_root is None:
             return _ZarrBatches(self, start, stop)
         return _DirectChunks(self, start, stop, decode, *self._store_and_root)
-
-    def open_stored(self, start: int, stop: int, count: Callable[[int], object]) -> Rows:
-        """Open to read the stored bytes alone, on the direct path where there is one."""
-        if chunk_decoder(self.array) is None or self._store_and_root is None:
-            return self.open(start, stop)
-        return _DirectChunks(self, start, stop, counting(count), *self._store_and_root)
 
     def _content(self) -> dict[str, Any] | None:
         if self._store_and_root is None:
@@ -666,7 +633,7 @@ class _DirectChunks(PrefetchedRows):
         self, source: RemoteZarrSource, start: int, stop: int | None, decoder: Decoder, store: ObjectStore, root: str
     ) -> None:
         self._array, self._stored, self._decoder = source.array, source.stored, decoder
-        self._store, self._root, chunk_rows = store, root, source.row_chunk or 1
+        self._store, self._root, chunk_rows = store, root, source.facts.row_chunk or 1
         self._limit = stored_limit(chunk_rows * source.row_bytes)
         self._absent: set[str] = set()
         super().__init__(source, chunk_rows, 0, start, stop, n_ahead(self._limit))
@@ -706,7 +673,7 @@ class _ZarrBatches(PrefetchedRows):
     def __init__(self, source: RemoteZarrSource, start: int, stop: int | None) -> None:
         self._zarr, self._absent = source, set[str]()
         self._url = source.url or url_of(source.array.store.fs, source.array.store.path)
-        chunk = source.row_chunk or 1
+        chunk = source.facts.row_chunk or 1
         origin, rows = start - start % chunk, max(chunk, _BATCH_BYTES // source.row_bytes // chunk * chunk)
         super().__init__(source, rows, origin, start, stop, depth=1)
 
