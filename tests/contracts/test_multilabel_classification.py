@@ -633,7 +633,7 @@ BAD = {
     "bool tag": (with_tag(True), PROBS, InputTypeError, "example 3 has bool"),
     "text": (with_tag("cat"), PROBS, InputTypeError, "example 3 has str"),
     "names": ([["a"], ["b"], [], ["c"]], PROBS, InputTypeError, "for names give class_names too"),
-    "rows as lists": (MATRIX.tolist(), PROBS, InvalidInputError, r"tag 0 twice .*give numpy.array\(labels\)"),
+    "rows as lists": (MATRIX.tolist(), PROBS, InvalidInputError, r"tag 0 twice .*given as numpy.array\(labels\)"),
     "too few lists": (GOOD[:3], PROBS, InvalidInputError, "3 lists of tags, 4 rows of pred_probs"),
     "two": (MATRIX * 2, PROBS, InvalidInputError, "tag 0 of example 0 is 2"),
     "half": (MATRIX / 2, PROBS, InvalidInputError, "tag 0 of example 0 is 0.5"),

@@ -431,7 +431,7 @@ def test_little_memory_is_enough(tmp_path):
     limit = labelsieve.plan_label_issues(summaries=table, n_classes=K, output=tmp_path / "r.zarr").process_bytes + 10**6
     plan = labelsieve.plan_label_issues(summaries=table, n_classes=K, max_memory=limit)
     assert (in_memory.stored, plan.stored) == (False, True)
-    found, want = find(table, max_memory=limit), find_in_arrays(PROBS.astype(np.float32))
+    found, want = find(table, max_memory=limit, output=tmp_path / "r.zarr"), find_in_arrays(PROBS.astype(np.float32))
     # Each row is there 4,000 times.
     assert found.num_issues == 4000 * want.num_issues
     assert found.confident_thresholds.tobytes() == want.confident_thresholds.tobytes()

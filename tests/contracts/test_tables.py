@@ -768,7 +768,7 @@ def test_no_page_counts_more_than_the_limit_of_the_program_that_wrote_it(tmp_pat
     for name, limit in (("a", 1 << 20), ("d", 100 << 20)):
         source = open_table(tmp_path / f"{name}.parquet").source("pred_probs", "probs")
         size = pq.read_metadata(tmp_path / f"{name}.parquet").row_group(0).column(source.leaves[0])
-        rest = source.decoding_bytes - source.buffer_bytes - 4 * N * K * 8
+        rest = source.facts.decoding_bytes - source.buffer_bytes - 4 * N * K * 8
         assert rest == 2 * min(size.total_uncompressed_size, limit)
 
 

@@ -603,7 +603,10 @@ BAD = {
     "fewer sentences": ({"labels": L[:2], "pred_probs": P}, "labels has 2 sentences, pred_probs has 3"),
     "label out of range": ({"labels": [[0, 1], [], [5]], "pred_probs": P}, "sentence 2, token 0 .first: 5."),
     "negative label": ({"labels": [[0, -1], [], [0]], "pred_probs": P}, "sentence 0, token 1 .first: -1."),
-    "other K": ({"labels": L, "pred_probs": [P[0], P[1], [[0.8, 0.1, 0.1]]]}, "sentence 2 has 3 classes.*0 has 2"),
+    "other K": (
+        {"labels": L, "pred_probs": [P[0], P[1], [[0.8, 0.1, 0.1]]]},
+        r"sentence 2 has shape \(1, 3\), not \(T, 2\)",
+    ),
     "NaN": ({"labels": L, "pred_probs": [P[0], P[1], [[0.8, np.nan]]]}, "1 NaN probability in sentence 2, token 0"),
     "nested labels": ({"labels": [[[0], [1]], [], [[0]]], "pred_probs": P}, "token 0 of sentence 0 is a list"),
     "labels (T, 1)": ({"labels": [np.zeros((2, 1), int), [], [0]], "pred_probs": P}, r"shape \(2, 1\), not \(T,\)"),

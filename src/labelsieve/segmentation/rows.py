@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import copy
-import glob
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from labelsieve.sources.composite import (
 )
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.open import Opened, open_any
-from labelsieve.sources.places import are_places, is_pattern, local_path, open_all, open_place, open_places
+from labelsieve.sources.places import are_places, expand, local_path, open_all, open_place, open_places
 from labelsieve.sources.source import (
     FileSource,
     FileVersion,
@@ -38,7 +37,6 @@ from labelsieve.sources.source import (
     ReadFacts,
     Rows,
     Source,
-    natural_key,
     read_into,
 )
 from labelsieve.sources.zarr import ZarrSource, chunk_decoder
@@ -154,16 +152,10 @@ def _paths_of(name: str, data: Any) -> Sequence[Path] | None:
         named = [os.fspath(one) if isinstance(one, str | os.PathLike) else "" for one in data]
         return [Path(one) for one in named] if named and all(map(_is_image, named)) else None
     place = local_path(os.fspath(data)) if isinstance(data, str | os.PathLike) else None
-    path = None if place is None else Path(place).absolute()
-    if path is not None and path.is_dir():
-        found = [str(one) for one in path.iterdir() if not one.name.startswith(".") and _is_image(one.name)]
-    elif path is not None and _is_image(path.name) and is_pattern(str(path)) and not path.exists():
-        found = glob.glob(str(path), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
-        if not found:
-            raise InvalidInputError(f"{name}: no file matches {path}")
-    else:
-        found = [str(path)] if path is not None and _is_image(path.name) else []
-    return [Path(one) for one in sorted(found, key=natural_key)] or None
+    if place is None or not (_is_image(place) or Path(place).is_dir()):
+        return None
+    found = map(Path, expand(name, place) or [place])
+    return [one.absolute() for one in found if _is_image(one.name) and not one.name.startswith(".")] or None
 
 
 def _is_image(place: str) -> bool:

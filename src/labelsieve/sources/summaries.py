@@ -21,6 +21,7 @@ from labelsieve.confident_learning.summarize import FIELDS, RecordedSummarizer, 
 from labelsieve.confident_learning.thresholds import Bools
 from labelsieve.errors import InvalidInputError
 from labelsieve.sources.columns import decoded, missing_column
+from labelsieve.sources.composite import CompositeSource
 from labelsieve.sources.source import MissingRows, ReadFacts, Rows, Source
 from labelsieve.sources.tables import open_memory_table
 
@@ -123,7 +124,7 @@ class SummarySource(Source):
         return super().identity() | {"recorded": list(self.recorded)}
 
 
-class ColumnSummaries(SummarySource):
+class ColumnSummaries(CompositeSource, SummarySource):
     """Row summaries in columns that are sources of their own.
 
     Parameters
@@ -139,12 +140,8 @@ class ColumnSummaries(SummarySource):
     def __init__(self, columns: Mapping[str, Source], n_classes: int, where: str = "") -> None:
         first = columns["predicted"]
         self._where, self.columns = where or first.where, dict(columns)
-        super().__init__(
-            first.n_rows,
-            n_classes,
-            columns["p_label"].dtype,
-            [name for name in columns if name not in FIELDS],
-        )
+        recorded = [name for name in columns if name not in FIELDS]
+        SummarySource.__init__(self, first.n_rows, n_classes, columns["p_label"].dtype, recorded)
         self.listed_at = first.listed_at
 
     def _record(self, recorded: Sequence[str]) -> None:
@@ -154,7 +151,8 @@ class ColumnSummaries(SummarySource):
         fields = [(name, self.columns[name].dtype.newbyteorder("=")) for name in self.columns]
         self.row_dtype = np.dtype(fields, align=True)
         self.row_bytes = sum(dtype.itemsize for _, dtype in fields)
-        self.facts = ReadFacts.joined(one.facts for one in self.columns.values())
+        self.children, self.begins = tuple(self.columns.values()), (0,) * len(fields)
+        self.facts = ReadFacts.joined(one.facts for one in self.children)
 
     @property
     def where(self) -> str:
@@ -164,29 +162,27 @@ class ColumnSummaries(SummarySource):
     @property
     def arrays(self) -> Sequence[Source]:
         """The summaries of each stored table, one after the other."""
-        parts = {name: column.arrays for name, column in self.columns.items()}
-        lengths = {tuple(array.n_rows for array in arrays) for arrays in parts.values()}
-        if len(lengths) > 1 or len(next(iter(lengths))) == 1:
+        arrays = [column.arrays for column in self.children]
+        if len(arrays[0]) == 1 or len({tuple(array.n_rows for array in some) for some in arrays}) > 1:
             return [self]
-        tables = (dict(zip(parts, arrays, strict=True)) for arrays in zip(*parts.values(), strict=True))
+        tables = (dict(zip(self.columns, some, strict=True)) for some in zip(*arrays, strict=True))
         return [ColumnSummaries(table, self.shape[1]) for table in tables]
 
     @property
     def read_row_bytes(self) -> int:
         """Bytes of a row before it is converted."""
-        return sum(column.read_row_bytes for column in self.columns.values())
+        return sum(column.read_row_bytes for column in self.children)
 
     @property
     def row_edges(self) -> npt.NDArray[np.int64] | None:
         """The rows at which what is decoded together ends, in any column."""
-        edges = [column.row_edges for column in self.columns.values()]
-        known = [one for one in edges if one is not None]
+        known = [edges for edges in (column.row_edges for column in self.children) if edges is not None]
         return np.unique(np.concatenate(known)) if known else None
 
     @property
     def version_rows(self) -> int | None:
         """Number of consecutive rows that have a version of their own, if it is the same for all columns."""
-        versions = {column.version_rows for column in self.columns.values()}
+        versions = {column.version_rows for column in self.children}
         return versions.pop() if len(versions) == 1 else None
 
     def open_raw(self, start: int = 0, stop: int | None = None) -> Rows:
@@ -194,33 +190,20 @@ class ColumnSummaries(SummarySource):
         return _ColumnRows(self, start, stop)
 
     def _content(self) -> Any:
-        contents = [column.identity()["content"] for column in self.columns.values()]
+        contents = [column.identity()["content"] for column in self.children]
         return None if None in contents else contents
 
     def identity(self) -> dict[str, Any]:
         """Return the facts that identify the summaries: those of all columns."""
         return super().identity() | {"columns": {name: column.identity() for name, column in self.columns.items()}}
 
-    def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
-        """Return a digest of those of all columns."""
-        parts = zip(*(column.part_identities(ranges) for column in self.columns.values()), strict=True)
-        names = ",".join(self.columns)
-        return [
-            hashlib.blake2b("\n".join([type(self).__name__, names, *found]).encode(), digest_size=16).hexdigest()
-            if all(found)
-            else ""
-            for found in parts
-        ]
+    def pieces(self, start: int, stop: int) -> list[tuple[int, int, int]]:
+        """Return the same rows of all columns."""
+        return [(number, start, stop) for number in range(len(self.children))]
 
-    def note_version(self) -> None:
-        """Note the version of every column."""
-        for column in self.columns.values():
-            column.note_version()
-
-    def check_version(self) -> None:
-        """Compare the version of every column."""
-        for column in self.columns.values():
-            column.check_version()
+    def _digest(self, start: int, stop: int, parts: Sequence[str]) -> str:  # noqa: ARG002  # of the parts alone
+        lines = [type(self).__name__, ",".join(self.columns), *parts]
+        return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
     def missing_rows(self) -> MissingRows | None:
         """Return the rows whose predicted class is not stored."""
@@ -228,13 +211,11 @@ class ColumnSummaries(SummarySource):
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:
         """Return a source that holds these rows, and the row at which it begins."""
-        parts = {name: column.part(start, stop) for name, column in self.columns.items()}
-        origins = {origin for _, origin in parts.values()}
-        if len(origins) > 1:
+        parts = [column.part(start, stop) for column in self.children]
+        if len({(column.n_rows, origin) for column, origin in parts}) > 1:
             return self, 0
-        columns = {name: column for name, (column, _) in parts.items()}
-        n_rows = {column.n_rows for column in columns.values()}
-        return (ColumnSummaries(columns, self.shape[1], self._where), origins.pop()) if len(n_rows) == 1 else (self, 0)
+        columns = dict(zip(self.columns, (column for column, _ in parts), strict=True))
+        return ColumnSummaries(columns, self.shape[1], self._where), parts[0][1]
 
 
 class _ColumnRows(SummaryRows):

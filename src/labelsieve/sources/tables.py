@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import itertools
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,11 +23,10 @@ from labelsieve.sources.columns import (
 )
 from labelsieve.sources.composite import ShardsSource
 from labelsieve.sources.names import category_names
-from labelsieve.sources.objects import ObjectStore
 from labelsieve.sources.parquet import ParquetTable
-from labelsieve.sources.places import is_pattern, local_path, open_all, url_beside
-from labelsieve.sources.source import Source, natural_key
-from labelsieve.storage.remote import check_place, is_url, is_web, without_query
+from labelsieve.sources.places import expand, is_pattern, local_path, open_all
+from labelsieve.sources.source import Source
+from labelsieve.storage.remote import check_place, is_url, without_query
 
 
 class MemoryTable:
@@ -336,55 +335,25 @@ def _find_files(argument: str, data: Any) -> tuple[list[Callable[[], TableFile]]
 
 
 def _files_at(argument: str, place: str) -> list[tuple[str, Callable[[], TableFile]]]:
-    """Return the place of each file, and what returns it with its version, in natural order."""
+    """Return the place of each file, and what returns it with its version, in natural order.
+
+    In a folder, and the folders in it, names with a dot or underscore first are not data.
+    """
     local = local_path(place)
-    if local is None:
-        return _objects_at(argument, place)
-    path = Path(local).absolute()  # a worker may run in another folder
-    if is_pattern(local) and not path.exists():
-        found = glob.glob(str(path), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
-        paths = [str(one) for one in map(Path, found) if one.is_file()]
-        if not paths:
-            raise InvalidInputError(f"{argument}: no file matches {path}")
-    elif path.is_dir():
-        paths = _tables_among(argument, [str(one) for one in path.rglob("*") if one.is_file()], str(path))
-    elif path.exists():
-        paths = [str(path)]
-    else:
+    path = None if local is None else Path(local).absolute()  # a worker may run in another folder
+    found, where = expand(argument, place, () if path else TABLE_SUFFIXES, "**/*"), str(path or place)
+    if found is None and path and not path.exists():
         raise InvalidInputError(f"{argument}: there is no file {path}")
-    return [(one, partial(LocalTableFile.at, one)) for one in sorted(paths, key=natural_key)]
-
-
-def _tables_among(argument: str, paths: Sequence[str], folder: str) -> list[str]:
-    """Return the tables in a folder and the folders in it; names with a dot or underscore first are not data."""
-
-    def is_hidden(path: str) -> bool:
-        return any(part[:1] in "._" for part in path[len(folder) :].strip("/\\").replace("\\", "/").split("/"))
-
-    found = [path for path in paths if path.lower().endswith(TABLE_SUFFIXES) and not is_hidden(path)]
-    if not found:
-        raise InvalidInputError(f"{argument}: {folder} has no files whose names end in {', '.join(TABLE_SUFFIXES)}")
-    return found
-
-
-def _objects_at(argument: str, url: str) -> list[tuple[str, Callable[[], TableFile]]]:
-    store, path = ObjectStore.at(url)
-    shown, web = without_query(url), is_web(url)
-    if is_pattern(path.replace("?", "") if web else path):
-        if web:
+    if found is None:
+        found = {where: {}}
+    elif path.is_dir() if path else not is_pattern(place.partition("?")[0]):
+        inside = {one: re.split(r"[/\\]", one.removeprefix(where)) for one in found}
+        hidden = {one for one, parts in inside.items() if any(part[:1] in (".", "_") for part in parts)}
+        found = {one: found[one] for one in found if one.lower().endswith(TABLE_SUFFIXES) and one not in hidden}
+        if not found:
             raise InvalidInputError(
-                f"{argument}: {shown} is a pattern, but a web server lists no files: give them as a list"
+                f"{argument}: {without_query(where)} has no files whose names end in {', '.join(TABLE_SUFFIXES)}"
             )
-        listed = store.match(argument, path)
-        if not listed:
-            raise InvalidInputError(f"{argument}: no file matches {shown}")
-    elif web or shown.lower().endswith(TABLE_SUFFIXES):
-        return [(url, partial(RemoteTableFile.at, argument, url))]
-    else:
-        listed = store.list_below(argument, path)
-        if not listed:
-            raise InvalidInputError(f"{argument}: there is nothing at {shown}")
-    infos = {str(info["name"]): info for info in listed if info.get("type") != "directory"}
-    names = list(infos) if is_pattern(path) or list(infos) == [path] else _tables_among(argument, list(infos), path)
-    found = [(url_beside(url, store, name), infos[name]) for name in sorted(names, key=natural_key)]
-    return [(one, partial(RemoteTableFile.at, argument, one, info)) for one, info in found]
+    if path is None:
+        return [(one, partial(RemoteTableFile.at, argument, one, info)) for one, info in found.items()]
+    return [(one, partial(LocalTableFile.at, one)) for one in found if not Path(one).is_dir()]

@@ -248,21 +248,13 @@ def of_lengths(sentence: int, n_labels: int, n_rows: int, more: str = "") -> Inv
 
 def _of_shapes(sentences: Sequence[npt.NDArray[Any]]) -> InvalidInputError:
     """Return the error for matrices that cannot be joined."""
-    numbers = [number for number, one in enumerate(sentences) if one.size]
-    first = numbers[0]
-    for number in numbers:
-        shape = sentences[number].shape
-        if len(shape) != 2:
-            return InvalidInputError(
-                f"pred_probs of sentence {number:,} has shape {shape}, not (T, K): a row for each token, a column for "
-                "each class"
-            )
-        if shape[1] != sentences[first].shape[1]:
-            return InvalidInputError(
-                f"pred_probs of sentence {number:,} has {shape[1]:,} classes, that of sentence {first:,} has "
-                f"{sentences[first].shape[1]:,}"
-            )
-    raise RuntimeError("the shapes agree")
+    filled = [(number, one.shape) for number, one in enumerate(sentences) if one.size]
+    n_classes = next((shape[1] for _, shape in filled if len(shape) == 2), "K")
+    number, shape = next((n, shape) for n, shape in filled if len(shape) != 2 or shape[1] != n_classes)
+    return InvalidInputError(
+        f"pred_probs of sentence {number:,} has shape {shape}, not (T, {n_classes}): a row for each token, a column "
+        "for each class"
+    )
 
 
 def _matrix(number: int, sentence: Any) -> npt.NDArray[Any]:
