@@ -42,7 +42,7 @@ from labelsieve.sources.names import is_missing
 from labelsieve.sources.npy import ARCHIVE_SUFFIXES, NpySource, split_member
 from labelsieve.sources.places import are_places, is_pattern, local_path, open_place, open_places
 from labelsieve.sources.source import Source
-from labelsieve.sources.zarr import ZarrSource, is_zarr_folder, local_folder
+from labelsieve.sources.zarr import ZarrSource, is_zarr_folder
 from labelsieve.storage.remote import check_place, without_query
 from labelsieve.token_classification.rows import depth_of, join_labels
 
@@ -1204,7 +1204,7 @@ def open_label_file(
         For another kind of object.
     """
     if type(labels).__module__.partition(".")[0] == "zarr" and hasattr(labels, "chunks"):
-        labels = local_folder(labels) or labels[...]
+        labels = ZarrSource(labels).folder or labels[...]
     opener = _Opener(task, tags, of_result=of_result)
     if _are_shards(labels):
         files = image_files("labels", labels)

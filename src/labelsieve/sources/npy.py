@@ -40,6 +40,7 @@ from labelsieve.sources.source import (
     gone,
     read_into,
 )
+from labelsieve.storage.folder import RangedFile
 from labelsieve.storage.remote import digest_of, stamp_of, version_of, without_query
 
 
@@ -419,39 +420,10 @@ def _chosen(name: str, where: str, names: Iterable[str], member: str) -> str:
     raise InvalidInputError(f"{name}: {where} {has_no} (it has {listed}): give one, such as {where}::{close[0]}")
 
 
-class _RangedFile(io.RawIOBase):
-    """A file for `zipfile`, which reads a few ranges of it."""
-
-    def __init__(self, read: Reader, size: int) -> None:
-        super().__init__()
-        self._read, self._size, self._position = read, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = (0, self._position, self._size)[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        stop = min(self._size, self._position + len(buffer))
-        got = self._read(self._position, stop) if stop > self._position else b""
-        buffer[: len(got)] = got
-        self._position += len(got)
-        return len(got)
-
-
 def _in_npz(name: str, where: str, read: Reader, size: int, member: str) -> Member:
     try:
         # Buffered, so that the few entries behind the arrays take one request.
-        with zipfile.ZipFile(io.BufferedReader(_RangedFile(read, size), HEADER_BYTES)) as archive:
+        with zipfile.ZipFile(io.BufferedReader(RangedFile(read, size), HEADER_BYTES)) as archive:
             entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
             entry = entries[_chosen(name, where, entries, member)]
             array = entry.filename.removesuffix(".npy")

@@ -199,7 +199,7 @@ def open_labels(labels: Any) -> Opened:
 
 def checked_labels(opened: Opened) -> Opened:
     """Return opened labels, or raise unless they are one axis of integers."""
-    if opened.ndim != 1:
+    if len(opened.shape) != 1:
         hint = ""
         if opened.ndim == 2 and opened.shape[1] > 1:
             hint = (
@@ -249,7 +249,7 @@ def open_pred_probs(
     if isinstance(pred_probs, Folds):
         return open_folds(pred_probs, open_one, partial(open_any, "rows"))
     opened: Opened = widened(open_any("pred_probs", pred_probs), dtype)
-    if opened.ndim != 2:
+    if len(opened.shape) != 2:
         raise InvalidInputError(f"pred_probs must have two axes (N, K), not shape {tuple(opened.shape)}")
     if opened.dtype.kind != "f" or opened.dtype.itemsize not in (2, 4, 8):
         hint = ""

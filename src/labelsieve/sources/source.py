@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -469,6 +469,12 @@ class ReadFacts:
         return replace(self, row_chunk=self.row_chunk and self.row_chunk * rows_per_row)
 
 
+@lru_cache(256)
+def _shared(facts: ReadFacts) -> ReadFacts:
+    """Return the same object for equal facts, so that thousands of shards pickle with one."""
+    return facts
+
+
 _PLAIN: Final = ReadFacts()
 
 
@@ -511,7 +517,7 @@ class Source(abc.ABC):
     listed_at: str | None = None
 
     def __init__(self, shape: tuple[int, ...], dtype: npt.DTypeLike, facts: ReadFacts = _PLAIN) -> None:
-        self.shape, self.dtype, self.facts = tuple(int(n) for n in shape), np.dtype(dtype), facts
+        self.shape, self.dtype, self.facts = tuple(int(n) for n in shape), np.dtype(dtype), _shared(facts)
         self.row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
 
     @property

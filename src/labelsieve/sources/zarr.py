@@ -73,14 +73,6 @@ def layout_digest(array: Any) -> str:
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def local_folder(array: Any) -> Path | None:
-    """Return the folder of an array in a plain local store, else None."""
-    from zarr.storage import LocalStore
-
-    # A subclass may do more than read files.
-    return Path(array.store.root) / array.path if type(array.store) is LocalStore else None
-
-
 def _rows_and_grid(array: Any) -> tuple[int, tuple[int, ...]]:
     """Return the rows of a stored chunk, or shard, and how many there are along each axis."""
     sizes = array.shards or array.chunks
@@ -187,13 +179,15 @@ class ZarrSource(FileSource):
             is_encoded=True,
         )
         super().__init__(array.shape, array.dtype, facts)
-        self.array, self.fill_value, self.folder = array, array.fill_value or 0, local_folder(array)
-        archive = getattr(array.store, "path", None)
-        if self.folder is not None:
-            self.path = self.folder / metadata_name(array)
-        elif isinstance(archive, Path):
-            self.path = archive
+        from zarr.storage import LocalStore
+
+        self.array, self.fill_value, self.folder = array, array.fill_value or 0, None
         self.stored: StoredChunks | None = None
+        if type(array.store) is LocalStore:  # a subclass may do more than read files
+            self.folder = Path(array.store.root) / array.path
+            self.path = self.folder / metadata_name(array)
+        elif isinstance(getattr(array.store, "path", None), Path):
+            self.path = array.store.path
 
     @classmethod
     def from_path(cls, name: str, path: Path) -> ZarrSource:
@@ -221,13 +215,14 @@ class ZarrSource(FileSource):
     def note_version(self) -> None:
         """Note the metadata's version, and in a local folder those of all stored chunks."""
         super().note_version()
-        self.stored = self.stored or self._list_chunks()
+        if self.stored is None and self.folder is not None:
+            self.stored = chunk_files(self.array, self.folder)
 
     def check_version(self) -> None:
         """Compare the metadata, and the chunks too where there are not too many of them."""
         super().check_version()
-        later = self._list_chunks() if self.stored is not None and len(self.stored) <= MOST_LISTED_TWICE else None
-        if self.stored is not None and later is not None:
+        if self.stored is not None and self.folder is not None and len(self.stored) <= MOST_LISTED_TWICE:
+            later = chunk_files(self.array, self.folder)
             self.stored.check_all(later, self.where, lambda index: key_of(self.array, index))
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:
@@ -241,10 +236,6 @@ class ZarrSource(FileSource):
     def missing_rows(self) -> MissingRows | None:
         """Return the rows whose chunks, or whole shards, are not stored."""
         return None if self.stored is None else self.stored.missing()
-
-    def _list_chunks(self) -> StoredChunks | None:
-        """Return the versions of the chunks, or shards, as they are stored now; None where nothing lists them."""
-        return None if self.folder is None else chunk_files(self.array, self.folder)
 
     @property
     def version_rows(self) -> int | None:
@@ -436,35 +427,23 @@ def _decode_chunk(
             raise UnreadableDataError(f"{where} holds {len(stored):,} bytes, a chunk has {len(target):,}")
         target[:] = stored
         return
-    if codec.codec_id == "blosc" and _blosc_length(stored) != len(stored):
+    # Blosc relies on the length in its header, the last four of 16 bytes, and reads past the end of a chunk that was
+    # cut off, here into the rest of another chunk.
+    length = int(stored[12:16].view("<u4")[0]) if len(stored) >= 16 else -1
+    if codec.codec_id == "blosc" and length != len(stored):
         raise UnreadableDataError(f"{where} does not decode: {len(stored):,} bytes, its header says otherwise")
-    if not _overflows(codec, stored, target[:-1]):
+    try:
+        # A codec refuses a target that is too small before it decodes, but leaves the rest of one that is too large as
+        # it was: a short chunk would silently keep rows of the chunk before it.
+        codec.decode(stored, target[:-1])
+    except (RuntimeError, ValueError):
+        pass
+    else:
         raise UnreadableDataError(f"{where} holds fewer than the {len(target):,} bytes of a chunk")
     try:
         codec.decode(stored, target)
     except (RuntimeError, ValueError) as error:  # what numcodecs raises
         raise UnreadableDataError(f"{where} does not decode: {error}") from error
-
-
-def _blosc_length(stored: npt.NDArray[np.uint8]) -> int:
-    """Return the length in a Blosc header of 16 bytes, of which it is the last four, little-endian.
-
-    Blosc relies on its header and reads past the end of a chunk that was cut off, here into the rest of another chunk.
-    """
-    return int(stored[12:16].view("<u4")[0]) if len(stored) >= 16 else -1
-
-
-def _overflows(codec: Any, stored: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> bool:
-    """Return whether `stored` decodes to more than `target` holds.
-
-    A codec refuses a target that is too small before it decodes, but leaves the rest of one that is too large as it
-    was: a short chunk would silently keep rows of the chunk before it.
-    """
-    try:
-        codec.decode(stored, target)
-    except (RuntimeError, ValueError):
-        return True
-    return False
 
 
 def chunk_decoder(array: Any) -> Decoder | None:
@@ -626,7 +605,26 @@ def _root(array: Any) -> str:
     return "/".join(part for part in (array.store.path.rstrip("/"), array.path) if part)
 
 
-class _DirectChunks(PrefetchedRows):
+class _RemoteRows(PrefetchedRows):
+    """Prefetched rows that warn of absent chunks among those that were read, where no listing has reported them."""
+
+    def __init__(self, source: RemoteZarrSource, *range_and_depth: Any) -> None:
+        self._absent, self._where = set[str](), source.where
+        super().__init__(source, *range_and_depth)
+
+    def close(self) -> None:
+        super().close()
+        if self._absent:
+            named = ", ".join(sorted(self._absent, key=natural_key)[:_MOST_NAMED])
+            named += " and more" if len(self._absent) > _MOST_NAMED else ""
+            warn(
+                f"{self._where}: chunks that are not stored: {named} ({len(self._absent):,} in all). Nothing lists "
+                "what should be there, so their rows are read as the array's fill value; if they are missing, write "
+                "them"
+            )
+
+
+class _DirectChunks(_RemoteRows):
     """Stored chunks of whole rows: prefetched as they are stored, and decoded as they are read."""
 
     def __init__(
@@ -635,7 +633,6 @@ class _DirectChunks(PrefetchedRows):
         self._array, self._stored, self._decoder = source.array, source.stored, decoder
         self._store, self._root, chunk_rows = store, root, source.facts.row_chunk or 1
         self._limit = stored_limit(chunk_rows * source.row_bytes)
-        self._absent: set[str] = set()
         super().__init__(source, chunk_rows, 0, start, stop, n_ahead(self._limit))
 
     def _decode(self, index: int, fetched: bytes | None, out: npt.NDArray[Any]) -> None:
@@ -646,9 +643,7 @@ class _DirectChunks(PrefetchedRows):
         path, stored = self._path(index), self._stored
         found, version = self._store.read(path, 0, self._limit, self._what(index))
         if found is None and stored is None:
-            time.sleep(
-                limits.LOOK_AGAIN_S
-            )  # where nothing lists the chunks, one is absent only if it is not found twice
+            time.sleep(limits.LOOK_AGAIN_S)  # where nothing lists the chunks, absent is what is not found twice
             found, version = self._store.read(path, 0, self._limit, self._what(index))
             if found is None:
                 self._absent.add(path.removeprefix(f"{self._root}/"))
@@ -662,36 +657,17 @@ class _DirectChunks(PrefetchedRows):
     def _path(self, index: int) -> str:
         return f"{self._root}/{key_of(self._array, index)}"
 
-    def close(self) -> None:
-        super().close()
-        _warn_of_absent(self._store.shown(self._root), self._absent)
 
-
-class _ZarrBatches(PrefetchedRows):
+class _ZarrBatches(_RemoteRows):
     """Rows that Zarr itself reads, one batch ahead: each batch is requested chunk by chunk at the same time."""
 
     def __init__(self, source: RemoteZarrSource, start: int, stop: int | None) -> None:
-        self._zarr, self._absent = source, set[str]()
+        self._zarr = source
         self._url = source.url or url_of(source.array.store.fs, source.array.store.path)
         chunk = source.facts.row_chunk or 1
         origin, rows = start - start % chunk, max(chunk, _BATCH_BYTES // source.row_bytes // chunk * chunk)
-        super().__init__(source, rows, origin, start, stop, depth=1)
+        super().__init__(source, rows, origin, start, stop, 1)
 
     def _fetch(self, index: int) -> npt.NDArray[Any]:
         start, stop = self._bounds(index)
         return ZarrRows(self._zarr, self._absent, self._url).read(start, stop)
-
-    def close(self) -> None:
-        super().close()
-        _warn_of_absent(self._zarr.where, self._absent)
-
-
-def _warn_of_absent(where: str, keys: set[str]) -> None:
-    """Warn of absent chunks among those that were read, where no listing has reported them before."""
-    if keys:
-        named = ", ".join(sorted(keys, key=natural_key)[:_MOST_NAMED])
-        named += " and more" if len(keys) > _MOST_NAMED else ""
-        warn(
-            f"{where}: chunks that are not stored: {named} ({len(keys):,} in all). Nothing lists what should be there, "
-            "so their rows are read as the array's fill value; if they are missing, write them"
-        )
