@@ -18,7 +18,7 @@ from labelsieve.confident_learning.thresholds import ClassSums, Float64s, Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.options import PROBABILITY_TOLERANCE
 from labelsieve.sources.columns import arrow, list_items, list_lengths
-from labelsieve.sources.composite import DaskRows, DerivedSource, Ensemble, UnitRows, member_name
+from labelsieve.sources.composite import DaskRows, DerivedSource, Ensemble, InnerRows, UnitRows, member_name
 from labelsieve.sources.open import Opened, check_axes, open_any, open_pred_probs
 from labelsieve.sources.places import are_places
 from labelsieve.sources.source import ReadFacts, Rows, Source
@@ -52,19 +52,16 @@ class _RowsOfTags(UnitRows, DerivedSource):
         return _OpenTags(self, self.source.open(*self.units_of(start, self.n_rows if stop is None else stop)))
 
 
-class _OpenTags(Rows):
+class _OpenTags(InnerRows):
     def __init__(self, source: _RowsOfTags, rows: Rows) -> None:
-        super().__init__(source)
-        self._source, self._rows = source, rows
+        super().__init__(source, rows)
+        self._source = source
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         first, last = self._source.units_of(start, stop)
         values = self._source.convert(self._rows.read(first, last), first, np.empty).reshape(-1)
         origin = first * self._source.unit_rows
         return values[start - origin : stop - origin]
-
-    def close(self) -> None:
-        self._rows.close()
 
 
 class TagProbs(_RowsOfTags):

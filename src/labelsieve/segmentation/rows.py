@@ -21,6 +21,7 @@ from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.composite import (
     Ensemble,
     Folds,
+    InnerRows,
     ShardsSource,
     UnitRows,
     WrappedSource,
@@ -254,16 +255,9 @@ class OneImage(WrappedSource):
         return MissingRows(found.n_missing, found.n_chunks, image if is_whole else [], [] if is_whole else image)
 
 
-class _OneImageRows(Rows):
-    def __init__(self, source: OneImage, rows: Rows) -> None:
-        super().__init__(source)
-        self._rows, self._n_rows = rows, source.source.n_rows
-
+class _OneImageRows(InnerRows):
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        return self._rows.read(0, self._n_rows)[np.newaxis][start:stop]
-
-    def close(self) -> None:
-        self._rows.close()
+        return self._rows.read(0, self._row_shape[0])[np.newaxis][start:stop]
 
 
 class PixelSource(UnitRows):
@@ -443,12 +437,8 @@ class _HeldPixels(_Pixels):
         self._rows.close()
 
 
-class _TransposedRows(Rows):
+class _TransposedRows(InnerRows):
     """The rows of strips of planes, in C order."""
-
-    def __init__(self, source: PixelSource, rows: Rows) -> None:
-        super().__init__(source)
-        self._rows = rows
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         strip = self._rows.read(start, stop)
@@ -458,13 +448,9 @@ class _TransposedRows(Rows):
         np.copyto(rows, strip)
         return rows
 
-    def close(self) -> None:
-        self._rows.close()
-
 
 # Axes of one image.
 _AXES: Final = {"labels": "(H, W)", "pred_probs": "(K, H, W)"}
-# Changes images as they are read: those of a source, and the blocks of a Dask array.
 
 
 @dataclass(frozen=True)

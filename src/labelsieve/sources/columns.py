@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import io
 import os.path
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +25,7 @@ from labelsieve.errors import (
 from labelsieve.sources.npy import read_exactly
 from labelsieve.sources.objects import ObjectStore
 from labelsieve.sources.source import FileVersion, Source, changed, check_path, file_version, gone
+from labelsieve.storage.folder import RangedFile
 from labelsieve.storage.remote import digest_of, stamp_of, version_of, without_query
 
 # Columns and rows that a message names.
@@ -516,7 +516,7 @@ class RemoteTableFile:
 
     def open(self) -> Any:
         """Return a file whose reads are requests."""
-        return arrow().PythonFile(ObjectFile(self), mode="r")
+        return arrow().PythonFile(RangedFile(self.read, self.size), mode="r")
 
     def read(self, start: int, stop: int) -> bytes:
         """Request some bytes, which must be of the version that was noted."""
@@ -583,39 +583,6 @@ class TableFileSource(Source):
     def check_version(self) -> None:
         """Compare the version of the file."""
         self.file.check()
-
-
-class ObjectFile(io.RawIOBase):
-    """An object in a store as a file that can be sought."""
-
-    def __init__(self, file: RemoteTableFile) -> None:
-        self._file, self._position = file, 0
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move the position."""
-        self._position = offset + (0, self._position, self._file.size)[whence]
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        """Return bytes from the position on."""
-        start = min(self._position, self._file.size)
-        self._position = self._file.size if size is None or size < 0 else min(start + size, self._file.size)
-        return self._read(start, self._position) if start < self._position else b""
-
-    def _read(self, start: int, stop: int) -> bytes:
-        return self._file.read(start, stop)
 
 
 @contextmanager

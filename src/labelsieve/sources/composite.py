@@ -1047,16 +1047,25 @@ class DerivedSource(WrappedSource):
         return self.over(source), origin
 
 
-class _DerivedRows(Rows):
-    def __init__(self, source: DerivedSource, rows: Rows) -> None:
+class InnerRows(Rows):
+    """Rows that are made of those of another open source."""
+
+    def __init__(self, source: Source, rows: Rows) -> None:
         super().__init__(source)
-        self._source, self._rows = source, rows
+        self._rows = rows
+
+    def close(self) -> None:
+        """Close the other source."""
+        self._rows.close()
+
+
+class _DerivedRows(InnerRows):
+    def __init__(self, source: DerivedSource, rows: Rows) -> None:
+        super().__init__(source, rows)
+        self._source = source
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         return self._source.convert(self._rows.read(start, stop), start, self._reused)
-
-    def close(self) -> None:
-        self._rows.close()
 
 
 _NAME: Final = "bfloat16"

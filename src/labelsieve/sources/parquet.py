@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import bisect
 import copy
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -25,7 +26,6 @@ from labelsieve.confident_learning.summaries import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.errors import InvalidInputError
 from labelsieve.sources.columns import (
     Columns,
-    ObjectFile,
     RemoteTableFile,
     TableFile,
     TableFileSource,
@@ -40,6 +40,7 @@ from labelsieve.sources.columns import (
 )
 from labelsieve.sources.objects import Prefetcher, ahead_bytes, n_ahead
 from labelsieve.sources.source import ReadFacts, Rows, Source
+from labelsieve.storage.folder import RangedFile
 
 # Bytes that are read at a time from a column on a disk, if there is one; several columns share 16 MB.
 _BUFFER_BYTES: Final = 1 << 20
@@ -364,7 +365,8 @@ class _ParquetRows(Rows):
                 lambda index: file.read(*blocks[index]), 0, len(blocks), n_ahead(_REQUEST_BYTES)
             )
             self._prefetcher.start()
-            opened: Any = arrow().PythonFile(_PrefetchedFile(file, self._prefetcher, blocks), mode="r")
+            blocks_file = RangedFile(_Blocks(file, self._prefetcher, blocks).read, file.size)
+            opened: Any = arrow().PythonFile(blocks_file, mode="r")
         else:
             opened = file.open()
         self._opened = _parquet_file(file, _metadata(file), source.buffer_bytes, opened, whole=source.loads_groups)
@@ -377,21 +379,19 @@ class _ParquetRows(Rows):
             self._opened.close(force=True)
 
 
-class _PrefetchedFile(ObjectFile):
-    """An object of which some blocks of bytes are prefetched, in the order in which they are read."""
+class _Blocks:
+    """Reads an object of which some blocks of bytes are prefetched, in the order in which they are read."""
 
     def __init__(self, file: RemoteTableFile, prefetcher: Prefetcher, blocks: Sequence[tuple[int, int]]) -> None:
-        super().__init__(file)
-        self._prefetcher, self._blocks = prefetcher, blocks
-        self._starts = [start for start, _ in blocks]
+        self._file, self._prefetcher, self._blocks = file, prefetcher, blocks
         self._index, self._block = -1, b""
 
-    def _read(self, start: int, stop: int) -> bytes:
+    def read(self, start: int, stop: int) -> bytes:
         parts = list[bytes]()
         while start < stop:
-            index = bisect.bisect_right(self._starts, start) - 1
+            index = bisect.bisect_right(self._blocks, start, key=operator.itemgetter(0)) - 1
             if index < 0 or start >= self._blocks[index][1]:  # not in a block, such as the footer
-                return b"".join([*parts, super()._read(start, stop)])
+                return b"".join([*parts, self._file.read(start, stop)])
             if index != self._index:
                 self._index, self._block = index, self._prefetcher.take(index)
             first, end = self._blocks[index]

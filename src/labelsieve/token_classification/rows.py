@@ -158,7 +158,11 @@ def _join_labels(sentences: Sequence[Any]) -> tuple[Any, npt.NDArray[np.int64]]:
     """Return the labels of all tokens, and the number of tokens of each sentence."""
     types = set(map(type, sentences))
     if not types <= {list, tuple, np.ndarray}:
-        sentences = [_label_list(number, one) for number, one in enumerate(sentences)]
+        kind = "a list of labels, one for each token"
+        sentences = [
+            one if isinstance(one, list | tuple | np.ndarray) else _in_memory("labels", number, one, kind)
+            for number, one in enumerate(sentences)
+        ]
         types = set(map(type, sentences))
     if np.ndarray in types:
         wrong = next((n for n, one in enumerate(sentences) if isinstance(one, np.ndarray) and one.ndim != 1), None)
@@ -200,17 +204,6 @@ def _as_bytes(sentences: Sequence[Any]) -> npt.NDArray[np.uint8] | None:
         return np.frombuffer(bytes(itertools.chain.from_iterable(sentences)), np.uint8)
     except (TypeError, ValueError):
         return None
-
-
-def _label_list(number: int, sentence: Any) -> Any:
-    """Return the labels of a sentence as a list or an array."""
-    if isinstance(sentence, list | tuple | np.ndarray):
-        return sentence
-    if isinstance(sentence, str | bytes | dict | set) or not hasattr(sentence, "__len__"):
-        raise InvalidInputError(
-            f"labels of sentence {number:,} must be a list of labels, one for each token, not {sentence!r}; {_FLAT}"
-        )
-    return _in_memory("labels", number, sentence)
 
 
 def _join_matrices(sentences: Sequence[Any], lengths: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
@@ -264,15 +257,13 @@ def _matrix(number: int, sentence: Any) -> npt.NDArray[Any]:
             return np.asarray(sentence)
         except ValueError as error:
             raise InvalidInputError(f"pred_probs of sentence {number:,} has rows of different lengths") from error
-    if isinstance(sentence, str | bytes | dict | set) or not hasattr(sentence, "__len__"):
-        raise InvalidInputError(
-            f"pred_probs of sentence {number:,} must be an array (T, K) or a list of rows, not {sentence!r}; {_FLAT}"
-        )
-    return _in_memory("pred_probs", number, sentence)
+    return _in_memory("pred_probs", number, sentence, "an array (T, K) or a list of rows")
 
 
-def _in_memory(name: str, number: int, sentence: Any) -> npt.NDArray[Any]:
+def _in_memory(name: str, number: int, sentence: Any, kind: str) -> npt.NDArray[Any]:
     """Return a sentence of any kind that the main task takes as an array."""
+    if isinstance(sentence, str | bytes | dict | set) or not hasattr(sentence, "__len__"):
+        raise InvalidInputError(f"{name} of sentence {number:,} must be {kind}, not {sentence!r}; {_FLAT}")
     return np.asarray(open_any(f"{name} of sentence {number:,}", sentence)[:])
 
 
