@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zarr
 
-from labelsieve.execution.memory import STRIP_BYTES, Need
+from labelsieve.job.grid import STRIP_BYTES, Need
 from labelsieve.job.inputs import open_inputs
 from labelsieve.options import Settings
 from labelsieve.results.store import ISSUE_BYTES
