@@ -1,8 +1,7 @@
 """How long it takes to write the review page, and how large it is.
 
 Tiny with ``--benchmarks``, so that it cannot rot; ``pytest tests/benchmarks/test_review.py -s --real-size`` writes a
-page of 500 rows with pictures of 64 x 64, and serves 100,000 rows. What is asserted is what is shown, and the page's
-size.
+page of 500 rows with pictures of 64 x 64. What is asserted is what is shown, and the page's size.
 """
 
 import json
@@ -13,8 +12,6 @@ import numpy as np
 import pytest
 
 import labelsieve
-from labelsieve.results.pictures import open_pictures
-from labelsieve.review.page import ReviewRows, ReviewServer
 
 pytestmark = pytest.mark.slow
 MOST_BYTES = 5_000_000
@@ -44,20 +41,3 @@ def test_a_page_with_pictures(request, tmp_path, kind):
     assert [line["row"] for line in json.loads(config)["rows"]] == found.indices[:n_rows].tolist()
     assert n_bytes < MOST_BYTES
     print(f"\n{n_rows} rows with pictures of {kind}: {seconds:.2f} s, {n_bytes / 1e6:.2f} MB")
-
-
-def test_a_served_page(request, tmp_path):
-    n_rows = 100_000 if request.config.getoption("--real-size") else 1000
-    found, _ = all_wrong(round(2.1 * n_rows))
-    pictures = open_pictures(np.zeros((found.n_rows, 8, 8), np.uint8), found.n_rows)
-    began = time.perf_counter()
-    shown = ReviewRows(found, top=n_rows)
-    with ReviewServer(shown, tmp_path / "decisions.csv", pictures=pictures) as server:
-        seconds = time.perf_counter() - began
-        began = time.perf_counter()
-        for place in range(100):
-            row, label = int(shown.rows[place]), int(shown.suggested[place])
-            server.requests.decide(json.dumps({"row": row, "decision": "accept", "label": label}).encode())
-        each = (time.perf_counter() - began) / 100
-        assert len(server.decisions.decisions) == 100
-    print(f"\n{len(shown):,} rows served after {seconds:.2f} s; a decision on the disk after {1000 * each:.1f} ms")

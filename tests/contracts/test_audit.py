@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from click.testing import CliRunner
 
 import labelsieve
@@ -311,7 +312,7 @@ def test_rows_that_are_not_decided_are_left_out_and_told(known, tmp_path):
     assert "11 of 100 rows left out as undecided" in str(estimates[0])
 
 
-def test_several_reviewers_are_settled_by_the_rule_and_compared(known, tmp_path):
+def test_several_reviewers_are_settled_by_the_rule(known, tmp_path):
     _, is_wrong, issues = known
     audit = issues.audit(60)
     words = np.where(is_wrong[audit.rows], "other", "keep").astype(object)
@@ -324,8 +325,6 @@ def test_several_reviewers_are_settled_by_the_rule_and_compared(known, tmp_path)
     last = labelsieve.estimate(audit, [ann, tmp_path / "ben.csv"], conflicts="last")
     words[:20] = ben.decision
     assert str(last) == str(labelsieve.estimate(audit, words == "other"))
-    [found] = last.agreement
-    assert (found.reviewers, found.n_rows, found.share) == (("ben", "frame 0"), 20, (20 - differ) / 20)
     assert last.n_conflicts == differ
     left = labelsieve.estimate(audit, [ann, tmp_path / "ben.csv"], conflicts="keep")
     assert (left.n_reviewed, left.n_left_out) == (60 - differ, differ)
@@ -530,19 +529,18 @@ def test_results_in_a_workdir_and_of_tokens_are_audited(known, tmp_path):
         assert issues.audit(50).rows.tolist() == wanted.rows.tolist()
 
 
-@pytest.mark.parametrize("ending", ["json", "zarr"])
-def test_an_audit_of_tokens_says_where_they_are(tmp_path, ending):
+def test_an_audit_of_tokens_says_where_they_are(tmp_path):
     labels, probs, is_wrong = draw()
     offsets = np.arange(0, 3001, 10)
     tokens = labelsieve.token_classification.find_label_issues(labels, probs, offsets=offsets, progress=False)
     audit = tokens.rows.audit(40)
-    audit.save(tmp_path / f"a.{ending}")
+    audit.save(tmp_path / "a.json")
     audit.to_csv(tmp_path / "review.csv")
     wanted = [(row // 10, row % 10) for row in audit.rows.tolist()]
     names = list(audit.places)
     assert len(names) == 2
     table = pd.read_csv(tmp_path / "review.csv")
-    for frame in (audit.to_frame(), labelsieve.load(tmp_path / f"a.{ending}").to_frame(), table):
+    for frame in (audit.to_frame(), labelsieve.load(tmp_path / "a.json").to_frame(), table):
         assert list(zip(*(frame[name].tolist() for name in names), strict=True)) == wanted
     table["decision"] = np.where(is_wrong[audit.rows], "other", "keep")
     assert str(labelsieve.estimate(audit, table)) == str(labelsieve.estimate(audit, is_wrong[audit.rows]))
@@ -612,14 +610,13 @@ def test_labels_are_read_from_a_file(known, tmp_path):
     assert audit.given_labels.tolist() == labels[audit.rows].tolist()
 
 
-@pytest.mark.parametrize("ending", ["json", "zarr"])
 @pytest.mark.parametrize("names", [None, ["cat", "dög", "eel"]])
-def test_a_saved_audit_is_the_same(known, tmp_path, ending, names):
+def test_a_saved_audit_is_the_same(known, tmp_path, names):
     labels, _, issues = known
     audit = issues.audit(60, 2, labels=labels if names is None else np.array(names)[labels])
     for _ in range(2):  # an earlier audit is replaced
-        audit.save(tmp_path / f"audit.{ending}")
-    loaded = labelsieve.load(tmp_path / f"audit.{ending}")
+        audit.save(tmp_path / "audit.json")
+    loaded = labelsieve.load(tmp_path / "audit.json")
     for name in ("rows", "scores", "strata", "stratum_rows", "given_labels", "weights", "cut_scores", "cut_rows"):
         assert getattr(loaded, name).tolist() == getattr(audit, name).tolist()
     for name in ("grid_scores", "grid_rows"):
@@ -632,13 +629,12 @@ def test_a_saved_audit_is_the_same(known, tmp_path, ending, names):
 
 def test_an_audit_without_labels_and_one_at_a_url_are_the_same(known):
     _, _, issues = known
-    for url in ("memory://audits/a.json", "memory://audits/a.zarr"):
-        audit = issues.audit(30)
-        audit.save(url)
-        loaded = labelsieve.load(url)
-        assert loaded.rows.tolist() == audit.rows.tolist()
-        assert loaded.given_labels is None
-        assert "given_label" not in loaded.to_frame()
+    audit = issues.audit(30)
+    audit.save("memory://audits/a.json")
+    loaded = labelsieve.load("memory://audits/a.json")
+    assert loaded.rows.tolist() == audit.rows.tolist()
+    assert loaded.given_labels is None
+    assert "given_label" not in loaded.to_frame()
 
 
 def test_damaged_audits_are_refused(known, tmp_path):
@@ -656,9 +652,8 @@ def test_damaged_audits_are_refused(known, tmp_path):
     for missing in (path, tmp_path / "none.json"):
         with pytest.raises(InvalidInputError, match=rf"no audit of Labelsieve at .*{missing.name}, or it was cut off"):
             labelsieve.load(missing)
-    issues.audit(30).save(tmp_path / "a.zarr")
-    (tmp_path / "a.zarr" / "rows" / "c" / "0").unlink()
-    with pytest.raises(UnreadableDataError, match="rows/c/0 with rows 0 to 29 is missing"):
+    zarr.create_group(tmp_path / "a.zarr", attributes={"kind": "labelsieve audit", "format": 1, "seed": 7})
+    with pytest.raises(InvalidInputError, match=r"as earlier versions saved it: .* its seed, 7, and save it as \.json"):
         labelsieve.load(tmp_path / "a.zarr")
 
 
@@ -723,7 +718,7 @@ def test_the_commands_draw_an_audit_and_estimate(known, tmp_path, monkeypatch, c
     assert run(["estimate", "a.json", "review.csv", "ben.csv"]) == 2
     assert "differ in" in capsys.readouterr().err
     assert run(["estimate", "a.json", "review.csv", "ben.csv", "--conflicts", "last"]) == 0
-    assert "ben and review agree in" in capsys.readouterr().out
+    assert "reviewers differ in" in capsys.readouterr().out
     assert run(["report", "issues.zarr", "-o", "r.html", "--audit", "a.json", "--decisions", "review.csv"]) == 0
     assert f"Audit of 120 reviewed rows, with 95% intervals: {wanted}." in (tmp_path / "r.html").read_text()
     both = ["report", "issues.zarr", "-o", "s.html", "--audit", "a.json", *("--decisions", "review.csv"), "--decisions"]
@@ -740,11 +735,12 @@ def test_what_is_no_audit_is_not_replaced(known, tmp_path):
     _, _, issues = known
     issues.save(tmp_path / "issues.zarr")
     (tmp_path / "other.json").write_text("{}")
-    for name in ("issues.zarr", "other.json"):
-        with pytest.raises(InvalidInputError, match="exists and is not an audit of Labelsieve"):
+    with pytest.raises(InvalidInputError, match="exists and is not an audit of Labelsieve"):
+        issues.audit(30).save(tmp_path / "other.json")
+    for name in ("a.csv", "issues.zarr"):
+        with pytest.raises(InvalidInputError, match=rf"{name} must end in \.json"):
             issues.audit(30).save(tmp_path / name)
-    with pytest.raises(InvalidInputError, match=r"a\.csv must end in \.zarr or \.json"):
-        issues.audit(30).save(tmp_path / "a.csv")
+    assert len(labelsieve.load(tmp_path / "issues.zarr")) == len(issues)
     with pytest.raises(InvalidInputError, match="there is no folder"):
         issues.audit(30).save(tmp_path / "none" / "a.json")
 

@@ -1,7 +1,6 @@
-"""Two results compared: against sets of rows, in memory and in pieces on disk, for each task; refusals; the report."""
+"""Two results compared: against sets of rows, in memory and stored, for each task; refusals; the report."""
 
 import json
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from labelsieve import (
     token_classification,
 )
 from labelsieve.cli.app import run
-from labelsieve.review import compare as issue_pieces
+from labelsieve.review import compare as comparison
 
 NAMES = ["=1+1", "<img src=x onerror=alert(1)>", "cat"]
 
@@ -77,12 +76,8 @@ def assert_naive(found, before, after):
     assert found.by_class()[columns].values.tolist() == classes
 
 
-@pytest.mark.parametrize("pieces", ["one", "several"])
 @pytest.mark.parametrize("form", ["memory", "stored"])
-def test_numbers_rows_and_classes_are_those_of_sets(tmp_path, monkeypatch, pieces, form):
-    if pieces == "several":
-        monkeypatch.setattr(issue_pieces, "_PIECE_ISSUES", 20)
-        monkeypatch.setattr(issue_pieces, "TABLE_ROWS", 13)
+def test_numbers_rows_and_classes_are_those_of_sets(tmp_path, form):
     ids = [f"={row}" for row in range(800)]
     before, after = two_results(class_names=NAMES, ids=ids)
     given = before, after
@@ -112,33 +107,18 @@ def test_numbers_rows_and_classes_are_those_of_sets(tmp_path, monkeypatch, piece
     )
 
 
-def test_temporary_files_go_with_the_comparison(tmp_path, monkeypatch):
-    monkeypatch.setattr(issue_pieces, "_PIECE_ISSUES", 20)
-    monkeypatch.setattr(issue_pieces, "temporary_folder", lambda: str(tmp_path))
-    found = compare(*two_results())
-    assert len(list(tmp_path.rglob("*.issues"))) > 10
-    del found
+def test_too_many_issues_are_refused(monkeypatch, tmp_path):
+    before, after = two_results()
+    n_issues = before.num_issues + after.num_issues
+    monkeypatch.setattr(comparison, "_MOST_ISSUES", n_issues)
+    assert_naive(compare(before, after), before, after)
+    monkeypatch.setattr(comparison, "_MOST_ISSUES", n_issues - 1)
+    message = f"before and after have {n_issues:,} issues together, and at most {n_issues - 1:,} can be compared"
+    with pytest.raises(InvalidInputError, match=message):
+        compare(before, after)
+    with pytest.raises(InvalidInputError, match=message):
+        after.report(tmp_path / "r.html", before=before)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_memory_is_that_of_a_piece(tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
-    n_rows = 900_000
-    true = rng.integers(0, 2, n_rows)
-    probs = np.where(true[:, None] == np.arange(2), np.float32(0.9), np.float32(0.1))
-    is_wrong = rng.random(n_rows) < 0.4
-    issues = find(np.where(is_wrong, 1 - true, true), probs)
-    assert issues.num_issues == is_wrong.sum()
-    issues.save(tmp_path / "r.zarr")
-    del issues, probs
-    monkeypatch.setattr(issue_pieces, "_PIECE_ISSUES", 20_000)
-    monkeypatch.setattr(issue_pieces, "TABLE_ROWS", 10_000)
-    tracemalloc.start()
-    found = compare(tmp_path / "r.zarr", tmp_path / "r.zarr")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert (found.n_kept, found.n_new, found.n_resolved) == (is_wrong.sum(), 0, 0)
-    assert peak < 10e6  # the issues of both are 26 MB
 
 
 def test_no_issues_and_one_issue():
@@ -151,7 +131,8 @@ def test_no_issues_and_one_issue():
     assert repr(compare(one, one)) == "<Comparison: 1 issues before, 1 after: 0 resolved, 1 kept, 0 new>"
 
 
-def test_the_table_is_safe_in_a_spreadsheet(tmp_path):
+def test_the_table_is_safe_in_a_spreadsheet(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "_TEXT_ROWS", 7)
     before, after = two_results(class_names=NAMES, ids=[f"@{row}" for row in range(800)])
     found = compare(before, after)
     found.to_csv(tmp_path / "t.csv")

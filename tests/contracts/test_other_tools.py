@@ -1,4 +1,4 @@
-"""Other tools: Label Studio out and in again, cleanlab's own classes, frames for FiftyOne and Argilla; refusals."""
+"""Other tools: Label Studio out and in again, cleanlab's own classes; refusals."""
 
 import copy
 import json
@@ -202,11 +202,7 @@ def test_several_reviewers_are_compared(tmp_path):
     for row, word, label, who, _ in expected:
         by_row.setdefault(row, {})[who] = (word == "unsure", label)
     both = [one for one in by_row.values() if len(one) == 2]
-    [agreement] = applied.agreement
-    assert agreement.reviewers == ("3", "ann@example.org")
-    assert agreement.n_rows == len(both)
     same = sum(one["3"] == one["ann@example.org"] for one in both)
-    assert agreement.share == same / len(both)
     assert len(applied.conflicts) == len(both) - same
 
 
@@ -263,8 +259,6 @@ def test_pictures_of_sentences_are_those_of_their_tokens(tmp_path):
     rows = labelsieve.token_classification.find_label_issues(labels, probs, progress=False).rows
     assert sorted(rows.indices.tolist()) == [1, 4]
     places = {1: "first.png", 4: "second.png"}
-    frame = rows.to_fiftyone(images=["first.png", "second.png"])
-    assert frame["filepath"].tolist() == [places[row] for row in frame["row"]]
     rows.to_label_studio(tmp_path / "tasks.json", images=["first.png", "second.png"])
     data = [task["data"] for task in json.loads((tmp_path / "tasks.json").read_text())]
     assert [one["image"] for one in data] == [places[one["row"]] for one in data]
@@ -562,112 +556,3 @@ def test_cleanlearning_takes_the_frame(names):
     kept = found.clean_rows()
     want = LogisticRegression().fit(features[kept], labels[kept])
     assert model.predict(features).tolist() == want.predict(features).tolist()
-
-
-class Lab:
-    """What a Datalab shows of itself, for machines without its packages."""
-
-    def __init__(self, labels):
-        self.class_names, self.labels = np.unique(labels, return_inverse=True)
-        self.class_names = self.class_names.tolist()
-        self.issues = pd.DataFrame(index=range(len(labels)))
-        self.issue_summary = pd.DataFrame(columns=["issue_type", "score", "num_issues"])
-        self.info = {"statistics": {}}
-
-
-@pytest.mark.parametrize("names", [None, ["zebra", "ape", "cat", "absent"]])
-def test_a_datalab_gets_the_issues(names):
-    labels, probs = draw(300, 4, seed=1, noise=0.3)
-    labels[labels == 3] = 0  # no row has the last class, so the numbers of names are others
-    given = labels if names is None else np.array(names)[labels]
-    found = find(given, probs, class_names=names)
-    lab = Lab(given)
-    lab.issues["is_outlier_issue"], lab.issues["outlier_score"] = False, 0.5
-    lab.issue_summary = pd.DataFrame({"issue_type": ["outlier"], "score": [0.9], "num_issues": [0]})
-    for _ in range(2):  # a second time nothing is added
-        found.to_cleanlab(datalab=lab)
-    assert lab.issue_summary.values.tolist() == [
-        ["outlier", 0.9, 0],
-        ["label", found.health_score(), found.num_issues],
-    ]
-    assert lab.issues.columns.tolist() == ["is_outlier_issue", "outlier_score", "is_label_issue", "label_score"]
-    assert lab.issues["is_label_issue"].tolist() == found.mask().tolist()
-    shown = names or list(range(4))
-    info = lab.info["label"]
-    assert [lab.class_names[k] for k in info["given_label"]] == given.tolist()
-    predicted = [lab.class_names[k] for k in info["predicted_label"]]
-    for row, k in zip(found.indices.tolist(), found.issues.suggested_labels.tolist(), strict=True):
-        assert predicted[row] == (shown[k] if shown[k] in lab.class_names else given[row])
-
-
-def test_a_real_datalab_reports_the_issues(capsys):
-    pytest.importorskip("datasets")
-    from cleanlab import Datalab
-
-    names = ["zebra", "ape", "cat"]
-    labels, probs = draw(300, 3, seed=1, noise=0.3)
-    given = [names[k] for k in labels]
-    found = find(given, probs, class_names=names, filter_by="both")
-    lab = Datalab({"label": given}, label_name="label", verbosity=0)
-    found.to_cleanlab(datalab=lab)
-    lab.report()
-    assert f"Number of examples with this issue: {found.num_issues}" in capsys.readouterr().out
-    issues = lab.get_issues("label")
-    assert issues["is_label_issue"].tolist() == found.mask().tolist()
-    assert issues["given_label"].tolist() == given
-    of_issues = issues.loc[found.indices, "predicted_label"].tolist()
-    assert of_issues == [names[k] for k in found.issues.suggested_labels.tolist()]
-    assert lab.get_issue_summary("label")["num_issues"].tolist() == [found.num_issues]
-    lab.find_issues(features=probs, issue_types={"outlier": {}})  # others come beside them
-    assert set(lab.issue_summary["issue_type"]) == {"label", "outlier"}
-
-
-def test_another_datalab_is_refused():
-    labels, probs = draw(300, 3, seed=1)
-    found = find(labels, probs)
-    with pytest.raises(InputTypeError, match=r"datalab must be a cleanlab\.Datalab, not list"):
-        found.to_cleanlab(datalab=[1])
-    with pytest.raises(InvalidInputError, match="the Datalab has 299 labels, the result 300 rows"):
-        found.to_cleanlab(datalab=Lab(labels[1:]))
-    other = labels.copy()
-    other[found.indices[0]] = found.issues.suggested_labels[0]
-    with pytest.raises(InvalidInputError, match=f"another label than the result in row {found.indices[0]}"):
-        found.to_cleanlab(datalab=Lab(other))
-    with pytest.raises(InvalidInputError, match="is not one of the labels of the result"):
-        found.to_cleanlab(datalab=Lab(labels + 1))
-
-
-# FiftyOne and Argilla ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("names", [None, HOSTILE])
-def test_frames_for_fiftyone_and_argilla(names):
-    _, found, _ = dataset(names, ids=[f"id {row}" for row in range(400)])
-    shown, issues = names or [str(k) for k in range(K)], found.issues
-    texts = [f"text {row}" for row in range(400)]
-    fiftyone, argilla = found.to_fiftyone(images="p/{row}.png"), found.to_argilla(texts, images="u/{id}", top=7)
-    assert fiftyone.columns.tolist() == [
-        *("id", "row", "filepath", "ground_truth", "suggestion", "confidence", "p_given", "label_quality"),
-    ]
-    assert argilla.columns.tolist() == [
-        *("id", "row", "image", "text", "label", "confidence", "given_label", "p_given", "label_quality"),
-    ]
-    assert (len(fiftyone), len(argilla)) == (found.num_issues, 7)
-    rows = issues.rows.tolist()
-    assert fiftyone["row"].tolist() == rows
-    assert fiftyone["filepath"].tolist() == [f"p/{row}.png" for row in rows]
-    assert fiftyone["ground_truth"].tolist() == [shown[k] for k in issues.given_labels.tolist()]
-    assert fiftyone["suggestion"].tolist() == [shown[k] for k in issues.suggested_labels.tolist()]
-    assert fiftyone["confidence"].to_numpy() == pytest.approx(issues.p_suggested, rel=1e-5)
-    assert argilla["id"].tolist() == [f"id {row}" for row in rows[:7]]
-    assert argilla["text"].tolist() == [f"text {row}" for row in rows[:7]]
-    assert argilla["image"].tolist() == [f"u/id {row}" for row in rows[:7]]
-    assert argilla["label"].tolist() == fiftyone["suggestion"].tolist()[:7]
-    assert argilla["label_quality"].to_numpy() == pytest.approx(issues.scores[:7], rel=1e-5)
-
-
-def test_frames_of_no_issues_have_their_columns():
-    found = find([0, 1], [[0.9, 0.1], [0.1, 0.9]])
-    assert "suggestion" in found.to_fiftyone()
-    assert found.to_argilla(["a", "b"]).empty
-    assert found.to_cleanlab()["is_label_issue"].tolist() == [False, False]

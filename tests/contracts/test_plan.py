@@ -17,14 +17,14 @@ import labelsieve
 import naive
 from labelsieve import MemoryLimitError, plan_label_issues
 from labelsieve.cli.app import run
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import size
 from labelsieve.execution import executor
-from labelsieve.execution import graph as dask_job
 from labelsieve.execution.cluster import cluster
 from labelsieve.job import grid as partitioning
 from labelsieve.job import inputs as grids
 from labelsieve.job.grid import INTERPRETER_BYTES, Need
-from labelsieve.options import FILTER_NAMES, Settings
+from labelsieve.options import FILTER_NAMES
 from labelsieve.sources import open as open_array
 
 N_ROWS = 2000
@@ -163,8 +163,8 @@ def test_labels_that_are_read_first_are_counted_by_a_plan_that_does_not_read_the
 
 
 def test_a_map_is_submitted_in_slabs(monkeypatch):
-    monkeypatch.setattr(dask_job, "SLAB", 16)
-    monkeypatch.setattr(memory, "SLAB", 16)
+    monkeypatch.setattr(executor, "SLAB", 16)
+    monkeypatch.setattr(partitioning, "SLAB", 16)
     want = draws.bits(labelsieve.find_label_issues(LABELS, PROBS))
     plan = plan_label_issues(LABELS, PROBS, **CUT)
     submitted = []

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import InvalidInputError
 from labelsieve.execution.executor import _priority
 from labelsieve.job import grid as memory
@@ -15,7 +16,6 @@ from labelsieve.job import grid as partitioning
 from labelsieve.job.grid import BLOCK_ROWS, Grid, Need, check_sizes, spans
 from labelsieve.job.inputs import group_size, plan_grid
 from labelsieve.job.partition import PartitionWork
-from labelsieve.options import Settings
 from labelsieve.results.store import ISSUE_BYTES, result_rows, run_rows
 
 PLENTY = 10**15

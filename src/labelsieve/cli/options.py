@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import click
 
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import InvalidInputError
-from labelsieve.options import ESTIMATION_METHODS, FILTER_NAMES, METHODS, NOTHING, RULES, TASKS, Settings
+from labelsieve.options import ESTIMATION_METHODS, FILTER_NAMES, METHODS, NOTHING, RULES, TASKS
 from labelsieve.sources.names import read_lines
 from labelsieve.storage.remote import check_place
 
@@ -20,7 +21,7 @@ Exit codes:
   0    done
   1    a failure: data that cannot be read, a full disk, a lost cluster
   2    bad usage, input, credentials or workdir, or too little memory
-  75   a run or server uses the workdir, output or decisions: try again later
+  75   another run uses the workdir or output: try again later
   130  interrupted by Ctrl-C
   143  ended by SIGTERM
 """

@@ -142,17 +142,8 @@ def apply(
 
 @click.command(epilog=EXIT_CODES)
 @click.argument("result")
-@option("-o", "--output", type=FilePath(), help="The page: review.html.")
-@option("--serve", is_flag=True, help="Serve the page until Ctrl-C, in place of writing it.")
-@option("--decisions", type=FilePath(), metavar="FILE.csv", help="With --serve: where decisions are written.")
-@option("--host", default="127.0.0.1", help="With --serve: the address; by default only this machine reaches it.")
-@option("--port", type=click.IntRange(0, 65535), default=0, help="With --serve: 0 takes one that is free.")
-@option(
-    "--top",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Number of issues, from the worst: 500 in a page, all when it is served.",
-)
+@option("-o", "--output", required=True, type=FilePath(), help="The page: review.html.")
+@option("--top", type=click.IntRange(min=1), metavar="N", default=500, help="Number of issues, from the worst.")
 @option(
     "--images",
     metavar="FILE|PATTERN",
@@ -169,45 +160,24 @@ def apply(
 def review(
     result: str,
     *,
-    output: Path | None,
-    serve: bool,
-    decisions: Path | None,
-    host: str,
-    port: int,
-    top: int | None,
+    output: Path,
+    top: int,
     audit: str | None,
     lowest: int | None,
     class_names: Path | None,
     json: bool,
     **choices: Any,
 ) -> dict[str, Any] | None:
-    """Write or serve a page on which a person decides about the issues of RESULT, or about the rows of an audit.
+    """Write a page on which a person decides about the issues of RESULT, or about the rows of an audit.
 
     The page is one file that works offline. Its decisions are downloaded as CSV, for labelsieve apply and labelsieve
-    estimate. With --serve they are written to a CSV file as they are made, and pictures are read where they
-    are, so that 100,000 rows work.
+    estimate. Teams use Label Studio: see labelsieve label-studio.
 
     Example: labelsieve review result.zarr -o review.html --images images.npy
-
-    Example: labelsieve review result.zarr --serve --decisions decisions.csv --images 'images/*.png'
     """
-    if serve == (output is not None):
-        raise click.UsageError("give either -o for a page that is a file, or --serve")
-    if serve != (decisions is not None):
-        raise click.UsageError(
-            "--serve writes to a file: --decisions decisions.csv" if serve else "--decisions is for --serve"
-        )
-    if serve and json:
-        raise click.UsageError("--json is for -o: a server has no answer")
     began = time.perf_counter()
     found = load_rows(result)
     choices |= _shown(found, audit, lowest, class_names)
-    if output is None:
-        found.serve_review(decisions or "", top=top, host=host, port=port, **choices)
-        return None
-    from labelsieve.review.page import FILE_ROWS
-
-    top = top or FILE_ROWS
     found.review(output, top=top, **choices)
     n_rows = _n_shown(found, top, choices)
     n_bytes = output.stat().st_size
@@ -301,7 +271,7 @@ def compare(before: str, after: str, *, output: str | None, top: int, json: bool
 
 @click.command("audit", epilog=EXIT_CODES)
 @click.argument("result")
-@option("-o", "--output", required=True, metavar="AUDIT.json", help="The audit, which ends in .json or .zarr.")
+@option("-o", "--output", required=True, metavar="AUDIT.json", help="The audit, which ends in .json.")
 @option("--budget", type=click.IntRange(min=20), metavar="N", default=200, help="Rows to review.")
 @option("--seed", type=click.IntRange(min=0), metavar="N", default=0, help="Equal seeds draw equal rows.")
 @option("--labels", metavar="FILE", help="The given labels, for estimates by class: .npy, or table.parquet::label.")

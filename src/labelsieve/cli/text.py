@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +18,7 @@ from labelsieve.results.store import ISSUE_BYTES
 from labelsieve.storage.remote import without_query
 
 if TYPE_CHECKING:
-    from labelsieve.confident_learning.estimate import Agreement, ErrorEstimate, Share
+    from labelsieve.confident_learning.estimate import ErrorEstimate, Share
     from labelsieve.job.plan import Plan
     from labelsieve.results.label_issues import LabelIssues
     from labelsieve.results.result import RunFacts
@@ -93,22 +92,9 @@ def apply_answer(applied: AppliedDecisions, seconds: float) -> dict[str, Any]:
         "output": applied.output,
         "log": f"{applied.output}.log.json",
         "counts": applied.counts,
-        "agreement": _agreements(applied.agreement),
         "total_s": round(seconds, 6),
         "version": __version__,
     }
-
-
-def _agreements(agreement: Iterable[Agreement]) -> list[dict[str, Any]]:
-    return [
-        {
-            "reviewers": list(one.reviewers),
-            "n_rows": one.n_rows,
-            "share": one.share,
-            "kappa": None if math.isnan(one.kappa) else one.kappa,
-        }
-        for one in agreement
-    ]
 
 
 def audit_answer(audit: Audit, output: str, table: Path | None, seconds: float) -> dict[str, Any]:
@@ -132,7 +118,6 @@ def estimate_answer(estimate: ErrorEstimate, more: int | None, seconds: float) -
             for cut in estimate.curve
         ],
         **{name: getattr(estimate, name) for name in names},
-        "agreement": _agreements(estimate.agreement),
         "rows_for_width": more,
         "total_s": round(seconds, 6),
         "version": __version__,
@@ -208,7 +193,7 @@ def _reading(facts: RunFacts) -> str:
 
 
 def apply_text(applied: AppliedDecisions) -> str:
-    """Return what was changed, and how far reviewers agree, as lines."""
+    """Return what was changed, as lines."""
     counts = applied.counts
     words = ", ".join(f"{counts[word]:,} {word}" for word in ("accept", "keep", "other", "unsure"))
     lines = [
@@ -219,16 +204,7 @@ def apply_text(applied: AppliedDecisions) -> str:
     ]
     lines += [f"{counts['corrected']:,} decisions corrected by their reviewers"] if counts["corrected"] else []
     lines += [f"decisions differ in {counts['conflicts']:,} rows"] if counts["conflicts"] else []
-    lines += map(_agreement_text, applied.agreement)
     return "\n".join([*lines, f"written to {applied.output}, the log to {applied.output}.log.json"])
-
-
-def _agreement_text(agreement: Agreement) -> str:
-    first, second = (" ".join(name.split()) or "nobody" for name in agreement.reviewers)
-    return (
-        f"{first} and {second} agree in {agreement.share:.1%} of {agreement.n_rows:,} rows, "
-        f"Cohen's kappa {agreement.kappa:.2f}"
-    )
 
 
 def estimate_text(estimate: ErrorEstimate, top: int, *, of_rows: bool = False) -> str:
@@ -242,7 +218,6 @@ def estimate_text(estimate: ErrorEstimate, top: int, *, of_rows: bool = False) -
     ]
     if estimate.n_conflicts:
         lines.append(f"reviewers differ in {estimate.n_conflicts:,} rows")
-    lines += map(_agreement_text, estimate.agreement)
     if estimate.curve and of_rows:
         lines += ["", "      rows  score up to  wrong                  recall"]
         lines += [

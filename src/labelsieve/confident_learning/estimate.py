@@ -7,8 +7,6 @@ drawn, which makes estimates from the drawn rows unbiased whatever the scores ar
 from __future__ import annotations
 
 import heapq
-import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -16,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.thresholds import Bools, Float64s, Floats, Int32s, Int64s
+from labelsieve.confident_learning.thresholds import Bools, Float64s, Floats, Int64s
 from labelsieve.errors import InvalidInputError
 
 # Strata of scores end after these shares of the rows, from the lowest score on.
@@ -201,50 +199,6 @@ def draw_ordinals(n_rows: int, n_drawn: int, seed: int, stratum: int) -> Int64s:
         drawn = np.concatenate([drawn, more])
         drawn = drawn[np.sort(np.unique(drawn, return_index=True)[1])]  # without repetitions, in order
     return drawn[:n_drawn]
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far two reviewers agree.
-
-    Parameters
-    ----------
-    reviewers : (str, str)
-        Their names.
-    n_rows : int
-        Rows that both decided.
-    share : float
-        Share of these rows with the same resulting label (the given one for ``keep``; ``unsure`` is one more).
-    kappa : float
-        Cohen's kappa: ``(share - chance) / (1 - chance)``, where ``chance`` is the share that would be the same if both
-        drew their resulting labels independently, as often as they gave them (Cohen 1960, *A coefficient of agreement
-        for nominal scales*, Educational and Psychological Measurement 20(1)). NaN if both gave one and the same label
-        to all rows, which chance explains.
-    """
-
-    reviewers: tuple[str, str]
-    n_rows: int
-    share: float
-    kappa: float
-
-
-def kappa_of(ours: Int32s, theirs: Int32s) -> tuple[float, float]:
-    """Return the share of equal pairs, and Cohen's kappa.
-
-    Parameters
-    ----------
-    ours, theirs : (n,) int32
-        What each of two reviewers said of some rows, as codes.
-
-    Examples
-    --------
-    >>> kappa_of(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 0]))
-    (0.75, 0.5)
-    """
-    n, n_same = len(ours), int(np.count_nonzero(ours == theirs))
-    of_first, of_second = Counter(ours.tolist()), Counter(theirs.tolist())
-    chance = sum(times * of_second[outcome] for outcome, times in of_first.items())  # of n * n, in whole numbers
-    return n_same / n, (n_same * n - chance) / (n * n - chance) if chance < n * n else math.nan
 
 
 # Of the normal distribution: 95% of it is within so many standard deviations.
@@ -548,8 +502,6 @@ class ErrorEstimate:
         Precision and recall of the issues, and of all rows, up to some scores: those of the `cuts` of
         `labelsieve.estimate`, in their order; by default the ends of strata and of quarters of the issues, ascending,
         where the last one has all found issues. Empty if the audit does not know the numbers of rows.
-    agreement : tuple of Agreement
-        Of each two reviewers who decided the same rows, as in `AppliedDecisions`.
     n_conflicts : int
         Rows about which reviewers differ.
     fingerprint : str
@@ -568,7 +520,6 @@ class ErrorEstimate:
     n_wrong: int
     effective_size: float = field(repr=False)
     curve: tuple[CutEstimate, ...] = field(default=(), repr=False)
-    agreement: tuple[Agreement, ...] = field(default=(), repr=False)
     n_conflicts: int = 0
     fingerprint: str = field(default="", repr=False)
 

@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.filters import Filter, filter_of
-from labelsieve.confident_learning.summaries import STRIP_BYTES
+from labelsieve.confident_learning.scores import Settings
+from labelsieve.confident_learning.summarize import STRIP_BYTES
 from labelsieve.confident_learning.thresholds import class_dtype
 from labelsieve.execution.executor import INTERPRETER_BYTES, SLAB
-from labelsieve.options import Settings, check_whole_number
+from labelsieve.options import check_whole_number
 from labelsieve.results.store import ISSUE_BYTES, result_rows, run_rows
 from labelsieve.sources.open import Opened, where_is
 from labelsieve.sources.source import Source

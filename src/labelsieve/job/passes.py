@@ -26,6 +26,7 @@ import numpy as np
 from labelsieve.confident_learning.checks import DEFAULT_CHECKS, RowChecks
 from labelsieve.confident_learning.filters import Filter, IssueTotals, SummaryCounts, issue_totals
 from labelsieve.confident_learning.joint import ConfidentCounts, JointCounts, PruneCounts
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.select import (
     Candidates,
     MarginSearch,
@@ -44,7 +45,6 @@ from labelsieve.job.grid import spans
 from labelsieve.job.inputs import Inputs, kept_if_it_fits
 from labelsieve.job.kept import Kept, Records, RescanTotals, SummaryReader, combine_rescans
 from labelsieve.job.table import RowSummaries, predicted_candidates
-from labelsieve.options import Settings
 from labelsieve.storage.checked import DamagedRecordError
 
 # A round of the third pass reads at most this share of the partitions, which is what a killed run reads again.

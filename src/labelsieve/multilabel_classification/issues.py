@@ -20,7 +20,7 @@ from labelsieve.results.units import TagLayout
 if TYPE_CHECKING:
     import pandas as pd
 
-    from labelsieve.confident_learning.thresholds import Bools, Float64s, Floats, Int64s
+    from labelsieve.confident_learning.thresholds import Bools, Floats, Int64s
 
 # Scores that are made those of examples at a time.
 _BLOCK_VALUES: Final = 1 << 18
@@ -70,37 +70,15 @@ class MultilabelIssues(IssuePairs):
     array([[4, 0]])
     """
 
-    _layout: TagLayout
+    layout: TagLayout
 
     def __init__(self, rows: LabelIssues) -> None:
         super().__init__(rows)
-        if not isinstance(self._layout, TagLayout):
+        if not isinstance(self.layout, TagLayout):
             raise TypeError("the rows are no tags")
-
-    @property
-    def n_examples(self) -> int:
-        """Number of examples N."""
-        return self._layout.n_examples
-
-    @property
-    def n_tags(self) -> int:
-        """Number of tags K."""
-        return self._layout.n_tags
-
-    @property
-    def tag_names(self) -> tuple[str, ...] | None:
-        """K names, if they were given."""
-        return self._layout.names
-
-    @property
-    def class_counts(self) -> Int64s:
-        """``(K, 2)`` number of examples without and with each tag."""
-        return self.rows.class_counts.reshape(-1, 2)
-
-    @property
-    def confident_thresholds(self) -> Float64s:
-        """``(K, 2)`` mean probability of not having and of having each tag, over those that are so; 2.0 of none."""
-        return self.rows.confident_thresholds.reshape(-1, 2)
+        self.n_examples, self.n_tags, self.tag_names = self.layout.n_examples, self.layout.n_tags, self.layout.names
+        self.class_counts = rows.class_counts.reshape(-1, 2)
+        self.confident_thresholds = rows.confident_thresholds.reshape(-1, 2)
 
     @property
     def confident_joint(self) -> Int64s:

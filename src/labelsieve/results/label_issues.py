@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from labelsieve.confident_learning.estimate import ErrorEstimate
     from labelsieve.confident_learning.thresholds import Bools, Float64s, Floats, Int64s
-    from labelsieve.options import Settings
-    from labelsieve.results.result import RunFacts
     from labelsieve.review.audit import Audit
     from labelsieve.review.compare import Comparison
 
@@ -398,68 +396,6 @@ class LabelIssues(Result):
         shown = _shown(texts, audit, rows, pred_probs, labels, class_names)
         later("review.page").write_review(self, path, top=top, images=images, title=title, **shown)
 
-    def serve_review(
-        self,
-        decisions: str | os.PathLike[str],
-        *,
-        top: int | None = None,
-        images: Any = None,
-        texts: Sequence[str] | Path | None = None,
-        audit: Audit | None = None,
-        rows: Any = None,
-        pred_probs: Any = None,
-        labels: Any = None,
-        class_names: Sequence[str] | None = None,
-        title: str | None = None,
-        host: str = "127.0.0.1",
-        port: int = 0,
-    ) -> None:
-        """Serve the page of `review` until Ctrl-C, and write decisions to a CSV file as they are made.
-
-        Each decision is on the disk before the page shows it as saved. Rows and pictures are read when they are shown,
-        so that 100,000 rows work. The URL, which is printed, has a secret in it that is new each time. Several people
-        may have the page open: each sees what the others decide.
-
-        Parameters
-        ----------
-        decisions : path
-            Ends in ``.csv``. If the file is there, with decisions about this result, it is continued. It has one
-            decision about each row, the last one: reviewers who decide independently take a file each.
-        top : int, optional
-            Number of issues to show, from the worst; all by default.
-        images, texts, audit, rows, pred_probs, labels, class_names, title
-            As for `review`; pictures are shown as large as they are.
-        host : str
-            Address of this machine; other machines reach only another one than the default, without encryption.
-        port : int
-            0 takes one that is free.
-
-        Raises
-        ------
-        InvalidInputError
-            As for `review`; also if the file holds anything else, or the server cannot listen there.
-        InputTypeError
-            For objects of another kind.
-        InUseError
-            If another server writes to the file.
-        MissingDependencyError
-            Without jinja2, or Pillow for pictures.
-        UnwritableError
-            If the file cannot be written.
-
-        Examples
-        --------
-        >>> import labelsieve
-        >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
-        >>> found.serve_review("decisions.csv", texts=["a cat", "a dog", "another dog"])  # doctest: +SKIP
-        http://127.0.0.1:35011/Dy1lQz0TO-U6aW1P232nJmFOSaxA9FUn/
-        1 row to review; decisions are written to decisions.csv; Ctrl-C ends
-        """
-        shown = _shown(texts, audit, rows, pred_probs, labels, class_names)
-        later("review.page").serve_review(
-            self, decisions, top=top, images=images, title=title, host=host, port=port, **shown
-        )
-
     def report(
         self,
         path: str | os.PathLike[str],
@@ -595,7 +531,7 @@ class LabelIssues(Result):
         Each task has the suggested class as a prediction, and in its data ``row``, ``row_id`` (if there are ids),
         ``image`` or ``text``, ``given_label`` and ``suggested_label`` (as they are stored), ``given_choice`` and
         ``suggested_choice`` (as they are shown), ``p_given``, ``p_suggested``, ``score`` and ``result`` (the
-        fingerprint). `labelsieve.review.label_studio` shows the way back.
+        fingerprint). `docs/from_found_to_fixed.md` shows the way back.
 
         Parameters
         ----------
@@ -647,14 +583,8 @@ class LabelIssues(Result):
         config: str = later("review.label_studio").write_label_studio(self, path, top=top, images=images, **shown)
         return config
 
-    def to_cleanlab(self, datalab: Any = None) -> pd.DataFrame:
-        """Return all rows as a frame for cleanlab, and give the issues to a ``Datalab``.
-
-        Parameters
-        ----------
-        datalab : cleanlab.Datalab, optional
-            Take these issues as those of the kind ``label``, in place of any that are there, for ``report``,
-            ``get_issues`` and ``issue_summary``. It must be of the same rows and labels.
+    def to_cleanlab(self) -> pd.DataFrame:
+        """Return all rows as a frame for cleanlab.
 
         Returns
         -------
@@ -665,16 +595,8 @@ class LabelIssues(Result):
 
         Raises
         ------
-        InvalidInputError
-            If the ``Datalab`` has other rows or labels.
-        InputTypeError
-            For another object as `datalab`.
         MissingDependencyError
             Without pandas.
-
-        Notes
-        -----
-        A ``Datalab`` has a predicted label for each row: of those that are not issues it gets the given label.
 
         Examples
         --------
@@ -690,115 +612,15 @@ class LabelIssues(Result):
         >>> model = CleanLearning(LogisticRegression(C=100)).fit(features, labels, label_issues=found.to_cleanlab())
         >>> model.predict(np.array([[0.9]])).tolist()
         [1]
-
-        ``Datalab`` reports them::
-
-            lab = cleanlab.Datalab({"label": labels}, label_name="label")
-            found.to_cleanlab(datalab=lab)
-            lab.report()
         """
-        return later("review.label_studio").cleanlab_frame(self, datalab)
-
-    def to_fiftyone(self, images: Any = None, top: int | None = None) -> pd.DataFrame:
-        """Return the issues as a frame for FiftyOne, worst first.
-
-        Parameters
-        ----------
-        images : sequence of str, path, or pattern, optional
-            Paths of the pictures of all rows, as in `to_label_studio`.
-        top : int, optional
-            Number of issues, from the worst; all by default.
-
-        Returns
-        -------
-        pandas.DataFrame
-            ``id`` and ``row``; ``filepath`` (if images are given); ``ground_truth`` and ``suggestion`` (names of
-            classes, or their numbers as text), ``confidence`` (probability of the suggestion), ``p_given``, and
-            ``label_quality`` (the score).
-
-        Raises
-        ------
-        InvalidInputError
-            For images of another number of rows.
-        MissingDependencyError
-            Without pandas.
-
-        Examples
-        --------
-        >>> import labelsieve
-        >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
-        >>> found.to_fiftyone(images="images/{row}.png")[["filepath", "ground_truth", "suggestion"]].values.tolist()
-        [['images/2.png', '0', '1']]
-
-        In FiftyOne::
-
-            dataset = fiftyone.Dataset("label issues")
-            dataset.add_samples(
-                fiftyone.Sample(
-                    filepath=line.filepath,
-                    ground_truth=fiftyone.Classification(label=line.ground_truth),
-                    suggestion=fiftyone.Classification(label=line.suggestion, confidence=line.confidence),
-                    label_quality=line.label_quality,
-                    row=line.row,
-                )
-                for line in found.to_fiftyone(images=paths).itertuples()
-            )
-        """
-        return later("review.label_studio").fiftyone_frame(self, images, top)
-
-    def to_argilla(
-        self, texts: Sequence[str] | Path | None = None, *, images: Any = None, top: int | None = None
-    ) -> pd.DataFrame:
-        """Return the issues as a frame for Argilla, worst first.
-
-        Parameters
-        ----------
-        texts : sequence of str, or path, optional
-            Texts of all rows, or a text file with one on each line.
-        images : sequence of str, path, or pattern, optional
-            URLs of the pictures of all rows, as in `to_label_studio`.
-        top : int, optional
-            Number of issues, from the worst; all by default.
-
-        Returns
-        -------
-        pandas.DataFrame
-            ``id`` and ``row``; the fields ``text`` and ``image`` (if given); ``label`` (the suggested class, for a
-            question of this name), ``confidence`` (its probability), ``given_label``, ``p_given`` and ``label_quality``
-            (the score), for metadata. Classes are names, or numbers as text.
-
-        Raises
-        ------
-        InvalidInputError
-            For texts or images of another number of rows.
-        MissingDependencyError
-            Without pandas.
-
-        Examples
-        --------
-        >>> import labelsieve
-        >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
-        >>> found.to_argilla(["a cat", "a dog", "another dog"])[["id", "text", "label", "given_label"]].values.tolist()
-        [['2', 'another dog', '1', '0']]
-
-        In Argilla::
-
-            settings = argilla.Settings(
-                fields=[argilla.TextField(name="text")],
-                questions=[argilla.LabelQuestion(name="label", labels=class_names)],
-                metadata=[
-                    argilla.TermsMetadataProperty(name="given_label"),
-                    argilla.FloatMetadataProperty(name="confidence"),
-                    argilla.FloatMetadataProperty(name="label_quality"),
-                    argilla.FloatMetadataProperty(name="p_given"),
-                    argilla.IntegerMetadataProperty(name="row"),
-                ],
-            )
-            dataset = argilla.Dataset("label issues", settings=settings).create()
-            records = found.to_argilla(texts).to_dict("records")
-            dataset.records.log(records, mapping={"confidence": "label.suggestion.score"})
-        """
-        return later("review.label_studio").argilla_frame(self, texts, images, top)
+        quality = self.score_parts.to_numpy().astype(np.float64)
+        frame = frame_of({"is_label_issue": self.mask(), "label_quality": quality, "label_score": quality})
+        suggested: npt.NDArray[np.int64] = np.full(self.n_rows, -1, np.int64)
+        for rows, labels in zip(self.found.column("row"), self.found.column("suggested_label"), strict=True):
+            suggested[rows] = labels
+        frame["predicted_label"] = suggested
+        frame["predicted_label"] = frame["predicted_label"].astype("Int64").mask(suggested < 0)
+        return frame
 
     def __repr__(self) -> str:
         share = self.num_issues / self.n_labelled
@@ -887,57 +709,19 @@ class GroupedIssues:
     ----------
     rows : LabelIssues
         The issues as rows: one pixel, token or tag after the other.
+    layout : Layout
+        Where each row is.
+    num_issues, n_classes, n_ignored, confident_thresholds, class_counts, class_names, settings, facts : object
+        Those of `rows`.
     """
 
     def __init__(self, rows: LabelIssues) -> None:
         if rows.layout is None:
             raise ValueError("the rows have no groups")
-        self.rows, self._layout = rows, rows.layout
-
-    @property
-    def layout(self) -> Layout:
-        """Where each row is."""
-        return self._layout
-
-    @property
-    def num_issues(self) -> int:
-        """Number of rows that are issues."""
-        return self.rows.num_issues
-
-    @property
-    def n_classes(self) -> int:
-        """Number of classes K."""
-        return self.rows.n_classes
-
-    @property
-    def n_ignored(self) -> int:
-        """Number of rows without a label (`ignore_label`)."""
-        return self.rows.n_ignored
-
-    @property
-    def confident_thresholds(self) -> Float64s:
-        """``(K,)`` mean probability of each class over the rows labelled with it; 2.0 for a class without rows."""
-        return self.rows.confident_thresholds
-
-    @property
-    def class_counts(self) -> Int64s:
-        """``(K,)`` number of rows with each label."""
-        return self.rows.class_counts
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """K names, if they were given."""
-        return self.rows.class_names
-
-    @property
-    def settings(self) -> Settings:
-        """The choices that change the answer."""
-        return self.rows.settings
-
-    @property
-    def facts(self) -> RunFacts:
-        """How the run went."""
-        return self.rows.facts
+        self.rows, self.layout = rows, rows.layout
+        self.num_issues, self.n_classes, self.n_ignored = rows.num_issues, rows.n_classes, rows.n_ignored
+        self.confident_thresholds, self.class_counts = rows.confident_thresholds, rows.class_counts
+        self.class_names, self.settings, self.facts = rows.class_names, rows.settings, rows.facts
 
     def class_summary(self) -> pd.DataFrame:
         """Return a table with a row per class, the noisiest first: see `labelsieve.LabelIssues.class_summary`."""
@@ -970,9 +754,9 @@ class GroupedIssues:
 
     def issues_per_group(self) -> Int64s:
         """Return the ``(n_groups,)`` number of issues in each group."""
-        total = np.zeros(self._layout.n_groups, np.int64)
+        total = np.zeros(self.layout.n_groups, np.int64)
         for rows in self.rows.found.column("row"):
-            total += np.bincount(self._layout.groups_of(rows), minlength=len(total))
+            total += np.bincount(self.layout.groups_of(rows), minlength=len(total))
         return total
 
     def score_blocks(self) -> Iterator[tuple[int, Int64s, Floats]]:
@@ -987,7 +771,7 @@ class GroupedIssues:
         scores : (edges[-1],) float
             Scores of their rows; valid until the next ones.
         """
-        yield from whole_groups(self._layout, self.rows.score_parts.blocks())
+        yield from whole_groups(self.layout, self.rows.score_parts.blocks())
 
     def __len__(self) -> int:
         return self.num_issues
@@ -999,7 +783,7 @@ class GroupedIssues:
         """Return the first row of a group and the one behind its last; those of all groups without a number."""
         if group is None:
             return 0, self.rows.n_rows
-        start, stop = self._layout.edges(group, group + 1).tolist()
+        start, stop = self.layout.edges(group, group + 1).tolist()
         return start, stop
 
     def _mask_of_rows(self, start: int, stop: int) -> Bools:
@@ -1023,11 +807,11 @@ class GroupedIssues:
 
     def _checked_group(self, group: int) -> int:
         """Return the number of a group, or raise if there is none."""
-        what = self._layout.units[1]
+        what = self.layout.units[1]
         number = check_whole_number(what.removesuffix("s"), group, 0)
-        if number >= self._layout.n_groups:
+        if number >= self.layout.n_groups:
             raise InvalidInputError(
-                f"there is no {what.removesuffix('s')} {number:,}: there are {self._layout.n_groups:,}, from 0 on"
+                f"there is no {what.removesuffix('s')} {number:,}: there are {self.layout.n_groups:,}, from 0 on"
             )
         return number
 
@@ -1062,7 +846,7 @@ class IssuePairs(GroupedIssues):
         return np.array(self.pairs(), dtype, copy=copy)
 
     def _pairs_of(self, rows: Int64s) -> Int64s:
-        return np.stack(list(self._layout.columns(rows).values()), axis=1)
+        return np.stack(list(self.layout.columns(rows).values()), axis=1)
 
 
 def as_tuples(pairs: Int64s) -> list[tuple[int, int]]:
@@ -1157,8 +941,8 @@ def load(path: str | os.PathLike[str]) -> LabelIssues | GroupedIssues | Audit:
     Parameters
     ----------
     path : path or URL
-        The ``.zarr`` group that `LabelIssues.save` or ``find_label_issues(..., output=...)`` wrote, or what
-        `Audit.save` wrote.
+        The ``.zarr`` group that `LabelIssues.save` or ``find_label_issues(..., output=...)`` wrote, or the ``.json``
+        file that `Audit.save` wrote.
 
     Returns
     -------
@@ -1187,9 +971,8 @@ def load(path: str | os.PathLike[str]) -> LabelIssues | GroupedIssues | Audit:
     >>> labelsieve.load(path)
     <LabelIssues: 1 of 3 rows (33.33%) in 2 classes; worst rows: 2>
     """
-    audits = later("review.audit")
-    if str(path).endswith(".json") or audits.is_audit(path):
-        audit: Audit = audits.read_audit(path)
+    if str(path).endswith(".json"):
+        audit: Audit = later("review.audit").read_audit(path)
         return audit
     issues = load_rows(path)
     if issues.layout is None:

@@ -37,8 +37,8 @@ THUMBNAIL_SIDE: Final = 320
 _FORMS: Final = ((1, 85), (1, 70), (1, 40), (2 / 3, 40), (1 / 2, 25), (1 / 4, 25), (1 / 8, 25))
 # A PNG is tried if this share of its values, as bytes, is small enough: photographs shrink to one half.
 _PNG_SHARE: Final = 8
-# How a file begins, and what it then is; nothing else is passed on.
-_BEGINNINGS: Final = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+# How a PNG and a JPEG file begin; nothing else is read.
+_BEGINNINGS: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 _MOST_FILE_BYTES: Final = 100_000_000
 
 
@@ -93,10 +93,6 @@ class Pictures(abc.ABC):
             If it is damaged, or cannot be read.
         """
 
-    @abc.abstractmethod
-    def full(self, row: int) -> Picture:
-        """Return the picture of a row at full size: a file as it is, or an array as a PNG."""
-
     def thumbnail(self, row: int, most_bytes: int = THUMBNAIL_BYTES, side: int = THUMBNAIL_SIDE) -> Picture:
         """Return a small picture of a row.
 
@@ -140,10 +136,6 @@ class ArrayPictures(Pictures):
         scaled = as_bytes(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
         return _on_white(_pillow().fromarray(scaled))
 
-    def full(self, row: int) -> Picture:
-        """Return the picture of a row as a PNG."""
-        return _encoded(self.image(row), "PNG")
-
 
 class FilePictures(Pictures):
     """Pictures in files.
@@ -160,7 +152,10 @@ class FilePictures(Pictures):
 
     def image(self, row: int, side: int | None = None) -> Any:
         """Return the picture of a row as a Pillow image, turned as its camera says; the first of an animation."""
-        data, where = self.full(row).data, self._where(row)
+        where = f"images: the picture of row {row:,}, {without_query(self._places[row])},"
+        data = _read(self._places[row], where, row)
+        if not data.startswith(_BEGINNINGS):
+            raise InvalidInputError(f"{where} is not a PNG or JPEG picture").at([(row, row + 1)])
         image_module = _pillow()
         try:
             with image_module.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
@@ -174,18 +169,6 @@ class FilePictures(Pictures):
         if upright.mode in ("F", "I") or upright.mode.startswith("I;"):
             return image_module.fromarray(as_bytes(np.asarray(upright)))
         return _on_white(upright)
-
-    def full(self, row: int) -> Picture:
-        """Return the bytes of the file of a row."""
-        where = self._where(row)
-        data = _read(self._places[row], where, row)
-        for beginning, media_type in _BEGINNINGS.items():
-            if data.startswith(beginning):
-                return Picture(data, media_type)
-        raise InvalidInputError(f"{where} is not a PNG or JPEG picture").at([(row, row + 1)])
-
-    def _where(self, row: int) -> str:
-        return f"images: the picture of row {row:,}, {without_query(self._places[row])},"
 
 
 def open_pictures(images: Any, n_rows: int) -> Pictures:

@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.joint import ConfidentCounts
 from labelsieve.confident_learning.matrices import Columns
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.thresholds import pair_dtype
 from labelsieve.errors import (
     InUseError,
@@ -40,7 +41,6 @@ from labelsieve.errors import (
     WorkdirError,
     warn,
 )
-from labelsieve.options import Settings
 from labelsieve.results.result import IdParts, IssueRows, Result, RunFacts
 from labelsieve.results.units import EqualImages, restored_layout
 from labelsieve.sources.names import escape_formula
@@ -390,6 +390,11 @@ def open_group(folder: Folder) -> tuple[ResultGroup, dict[str, Any]]:
     except OSError as error:
         raise UnreadableDataError(f"{where} is not readable: {error}") from error
     version, whole = attributes.get("format"), matches_checksum(attributes)
+    if attributes.get("kind") == "labelsieve audit":
+        raise InvalidInputError(
+            f"{folder.where} is an audit as earlier versions saved it: draw it again with its seed, "
+            f"{attributes.get('seed')}, and save it as .json"
+        )
     if attributes.get("kind") != KIND:
         raise damaged if _looks_like_one(folder) else nothing
     if version == _UNCHECKED_FORMAT and "checksum" not in attributes:

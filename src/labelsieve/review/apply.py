@@ -1,12 +1,9 @@
-"""The log beside corrected labels: what was changed, by whom."""
+"""What decisions make of labels: compared with those that are stored, conflicts between reviewers, and the log."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import os
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,7 +14,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.estimate import Agreement, kappa_of
 from labelsieve.confident_learning.thresholds import Bools, Int32s, Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.options import CONFLICT_RULES, NOTHING, TASKS, UNSURE_RULES, IgnoreLabel, check_flag, check_one_of
@@ -33,92 +29,12 @@ from labelsieve.sources.zarr import is_zarr_array
 from labelsieve.storage.folder import LocalFolder
 from labelsieve.storage.remote import check_place, without_query
 
-# Lines that are made at a time.
-_BLOCK_LINES: Final = 1 << 16
-
-
-def earlier_logs(log: Path) -> list[Any]:
-    """Return the logs of earlier corrections of the same labels, the oldest first."""
-    try:
-        found = json.loads(log.read_text(encoding="utf-8"))
-        return [*found.pop("earlier", []), found]
-    except (OSError, ValueError, AttributeError):
-        return []
-
-
-def change_lines(rows: Int64s, before: Values, after: Values, read: Decisions, decided: Values) -> Iterator[str]:
-    """Yield a line of the log for each changed row, as JSON.
-
-    Parameters
-    ----------
-    rows : (n,) int64
-        The changed rows.
-    before, after : (n,) array
-        Their labels.
-    read : Decisions
-        All decisions.
-    decided : (n,) int
-        Positions of the decisions that changed the rows; -1 for rows that were accepted without review.
-    """
-    quoted = json.JSONEncoder(ensure_ascii=False).encode
-    encoded, said = _Encoded(), (*WORDS, "auto")
-    people, times, names = ([*column.values, ""] for column in (read.reviewer, read.time, read.id))  # "" of nobody
-    people = list(map(quoted, people))
-    who, when, own = (np.append(column.codes, -1) for column in (read.reviewer, read.time, read.id))
-    words = np.append(read.words, -1)
-    for start in range(0, len(decided), _BLOCK_LINES):
-        part = slice(start, start + _BLOCK_LINES)
-        by = decided[part]
-        columns = (rows[part], before[part], after[part])
-        coded = (words[by], who[by], when[by], own[by])
-        for row, old, new, word, person, time, name in zip(*(one.tolist() for one in columns + coded), strict=True):
-            named = f', "id": {quoted(names[name])}' if names[name] else ""
-            yield (
-                f'{{"row": {row}, "before": {encoded[old]}, "after": {encoded[new]}, "decision": "{said[word]}", '
-                f'"reviewer": {people[person]}, "time": {quoted(times[time])}{named}}}'
-            )
-
-
-def write_log(path: Path, head: dict[str, Any], lines: Iterable[str]) -> None:
-    """Write a log, of which the lines are never all in memory.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    head : dict
-        All keys but ``changes``.
-    lines : iterable of str
-        Lines of `change_lines`.
-    """
-    with path.open("w", encoding="utf-8") as text:
-        text.write(json.dumps(head, ensure_ascii=False, indent=1).removesuffix("\n}") + ',\n "changes": [')
-        for number, line in enumerate(lines):
-            text.write(",\n  " + line if number else "\n  " + line)
-        text.write("\n ]\n}\n")
-
-
-class _Encoded(dict[Any, str]):
-    """Labels as JSON."""
-
-    def __missing__(self, label: Any) -> str:
-        self[label] = text = json.dumps(plain_label(label), ensure_ascii=False)
-        return text
-
-
-def plain_label(label: Any) -> Any:
-    """Return a label as JSON takes it; null for a missing one."""
-    if is_missing(label):
-        return None
-    if isinstance(label, bytes):
-        return label.decode("utf-8", "backslashreplace")
-    return as_text(label) if isinstance(label, str) else label
-
-
 # The code of the resulting label of an unsure decision.
 UNSURE: Final = -1
 # Rows and decisions that a message names.
 _NAMED: Final = 5
+# Lines of the log that are made at a time.
+_BLOCK_LINES: Final = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -396,7 +312,7 @@ class Settled:
     ----------
     places : (m,) int64
         The decision that counts for each row, in ascending order of rows. Rows with a conflict whose rule is to keep
-        the given label are not among them; neither are ties of a majority.
+        the given label are not among them.
     is_corrected : (n,) bool
         Decisions that the same reviewer corrected.
     conflicts : tuple of Conflict
@@ -440,7 +356,7 @@ def settle(decisions: Decisions, outcomes: Outcomes, rule: str) -> Settled:
         chosen[group] = left[0]
         if len({int(outcomes.resulting[place]) for place in left}) > 1:
             conflicts.append(_conflict(decisions, outcomes, left))
-            chosen[group] = _chosen(decisions, outcomes, left, rule)
+            chosen[group] = _chosen(decisions, left, rule)
     if conflicts and rule == "error":
         some = ", ".join(map(str, conflicts[:_NAMED])) + (", ..." if len(conflicts) > _NAMED else "")
         rules = ", ".join(repr(other) for other in CONFLICT_RULES[1:])
@@ -482,19 +398,13 @@ def _conflict(decisions: Decisions, outcomes: Outcomes, places: Sequence[int]) -
     return Conflict(int(decisions.rows[places[0]]), tuple(shown))
 
 
-def _chosen(decisions: Decisions, outcomes: Outcomes, places: Sequence[int], rule: str) -> int:
+def _chosen(decisions: Decisions, places: Sequence[int], rule: str) -> int:
     """Return the decision that counts by a rule; -1 if none does."""
-    if rule in ("first", "last"):
-        times = [_time(decisions.time[place]) for place in places]
-        # Without all times, and at the same time, the order in the tables counts.
-        order = places if None in times else sorted(places, key=lambda place: _time(decisions.time[place]) or 0)
-        return order[0 if rule == "first" else -1]
-    if rule == "majority":
-        resulting = [int(outcomes.resulting[place]) for place in places]
-        (top, n_top), *others = Counter(resulting).most_common(2)
-        if not others or others[0][1] < n_top:
-            return places[resulting.index(top)]
-    return -1
+    if rule != "last":
+        return -1
+    times = [_time(decisions.time[place]) for place in places]
+    # Without all times, and at the same time, the order in the tables counts.
+    return places[-1] if None in times else max(zip(times, places, strict=True))[1]
 
 
 def _time(text: str) -> float | None:
@@ -504,40 +414,6 @@ def _time(text: str) -> float | None:
     except ValueError:
         return None
     return (when if when.tzinfo else datetime.fromisoformat(f"{when.isoformat()}+00:00")).timestamp()
-
-
-def agreement(decisions: Decisions, outcomes: Outcomes, settled: Settled) -> tuple[Agreement, ...]:
-    """Return the agreement of each two reviewers who decided the same rows; of one's decisions of a row the last.
-
-    Parameters
-    ----------
-    decisions : Decisions
-        Decisions.
-    outcomes : Outcomes
-        Their resulting labels.
-    settled : Settled
-        Which of them were corrected.
-    """
-    if len(decisions.reviewer.values) < 2:
-        return ()
-    by_row = np.argsort(decisions.rows, kind="stable")
-    rows = decisions.rows[by_row]
-    is_repeated = np.zeros(len(rows) + 1, np.bool_)
-    is_repeated[1:-1] = rows[1:] == rows[:-1]
-    shared = by_row[is_repeated[:-1] | is_repeated[1:]]
-    shared = shared[~settled.is_corrected[shared]]
-    of_reviewer = dict[str, tuple[Int64s, Int32s]]()
-    for code in np.unique(decisions.reviewer.codes[shared]).tolist():
-        own = shared[decisions.reviewer.codes[shared] == code]
-        own = own[np.append(np.diff(decisions.rows[own]) != 0, True)]
-        of_reviewer[decisions.reviewer.values[code]] = (decisions.rows[own], outcomes.resulting[own])
-    found = list[Agreement]()
-    for first, second in itertools.combinations(sorted(of_reviewer), 2):
-        (rows, ours), (others, theirs) = of_reviewer[first], of_reviewer[second]
-        _, a, b = np.intersect1d(rows, others, assume_unique=True, return_indices=True)
-        if len(a):
-            found.append(Agreement((first, second), len(a), *kappa_of(ours[a], theirs[b])))
-    return tuple(found)
 
 
 def check_tags(n_tags: int, read: Decisions, outcomes: Outcomes) -> None:
@@ -613,115 +489,82 @@ def _highest(block: npt.NDArray[Any]) -> int:
     return max((label for label in block.tolist() if not is_missing(label)), default=-1)
 
 
-@dataclass(frozen=True, eq=False)
-class LabelChanges:
-    """Rows whose label changes.
+def earlier_logs(log: Path) -> list[Any]:
+    """Return the logs of earlier corrections of the same labels, the oldest first."""
+    try:
+        found = json.loads(log.read_text(encoding="utf-8"))
+        return [*found.pop("earlier", []), found]
+    except (OSError, ValueError, AttributeError):
+        return []
+
+
+def change_lines(rows: Int64s, before: Values, after: Values, read: Decisions, decided: Values) -> Iterator[str]:
+    """Yield a line of the log for each changed row, as JSON.
 
     Parameters
     ----------
     rows : (n,) int64
-        The rows, ascending.
+        The changed rows.
     before, after : (n,) array
-        Their labels before and after.
-    decided : (n,) int
-        The position of the decision that changes each row; -1 for a suggestion that is accepted without review.
-    """
-
-    rows: Int64s
-    before: npt.NDArray[Any]
-    after: npt.NDArray[Any]
-    decided: npt.NDArray[np.intp]
-
-    def merged(self, other: LabelChanges) -> LabelChanges:
-        """Return the changes of both, which are of different rows."""
-        order = np.argsort(np.concatenate([self.rows, other.rows]), kind="stable")
-        columns = ("rows", "before", "after", "decided")
-        return LabelChanges(*(np.concatenate([getattr(self, one), getattr(other, one)])[order] for one in columns))
-
-
-def changes_of(values: LabelValues, read: Decisions, outcomes: Outcomes, settled: Settled) -> LabelChanges:
-    """Return what decisions change.
-
-    Parameters
-    ----------
-    values : LabelValues
-        Which labels there may be.
+        Their labels.
     read : Decisions
         All decisions.
-    outcomes : Outcomes
-        Their resulting labels.
-    settled : Settled
-        Which of them count.
+    decided : (n,) int
+        Positions of the decisions that changed the rows; -1 for rows that were accepted without review.
     """
-    before, after = outcomes.stored[settled.places], outcomes.resulting[settled.places]
-    changed = (after != UNSURE) & (after != before)
-    before, after = (
-        values.array([outcomes.labels[code] for code in codes[changed].tolist()]) for codes in (before, after)
-    )
-    places = settled.places[changed]
-    return LabelChanges(read.rows[places], before, after, places)
+    quoted = json.JSONEncoder(ensure_ascii=False).encode
+    encoded, said = _Encoded(), (*WORDS, "auto")
+    people, times, names = ([*column.values, ""] for column in (read.reviewer, read.time, read.id))  # "" of nobody
+    people = list(map(quoted, people))
+    who, when, own = (np.append(column.codes, -1) for column in (read.reviewer, read.time, read.id))
+    words = np.append(read.words, -1)
+    for start in range(0, len(decided), _BLOCK_LINES):
+        part = slice(start, start + _BLOCK_LINES)
+        by = decided[part]
+        columns = (rows[part], before[part], after[part])
+        coded = (words[by], who[by], when[by], own[by])
+        for row, old, new, word, person, time, name in zip(*(one.tolist() for one in columns + coded), strict=True):
+            named = f', "id": {quoted(names[name])}' if names[name] else ""
+            yield (
+                f'{{"row": {row}, "before": {encoded[old]}, "after": {encoded[new]}, "decision": "{said[word]}", '
+                f'"reviewer": {people[person]}, "time": {quoted(times[time])}{named}}}'
+            )
 
 
-def accepted_changes(
-    file: LabelFile,
-    values: LabelValues,
-    issues: LabelIssues,
-    margin: float,
-    names: Sequence[str] | None,
-    reviewed: npt.NDArray[Any],
-) -> LabelChanges:
-    """Return the changes by suggestions that are accepted without review.
+def write_log(path: Path, head: dict[str, Any], lines: Iterable[str]) -> None:
+    """Write a log, of which the lines are never all in memory.
 
     Parameters
     ----------
-    file : LabelFile
-        The labels.
-    values : LabelValues
-        Which labels there may be.
-    issues : LabelIssues
-        The result that makes the suggestions.
-    margin : float
-        By how much a suggested label must be more probable than the given one.
-    names : sequence of str, optional
-        All classes, if labels are names.
-    reviewed : (n,) int
-        Rows about which there are decisions: their suggestions are not accepted.
-
-    Raises
-    ------
-    InvalidInputError
-        If the given labels of the result are not those in the labels, or names of classes are missing.
+    path : Path
+        The file.
+    head : dict
+        All keys but ``changes``.
+    lines : iterable of str
+        Lines of `change_lines`.
     """
-    parts = []
-    for start in range(0, issues.num_issues, TABLE_ROWS):
-        part = issues.found.part(start, min(start + TABLE_ROWS, issues.num_issues))
-        gain = part.p_suggested.astype(np.float64) - part.p_given.astype(np.float64)
-        taken = (gain >= margin) & ~np.isin(part.rows, reviewed)
-        parts.append((part.rows[taken], part.given_labels[taken], part.suggested_labels[taken]))
-    if not parts:
-        return LabelChanges(np.empty(0, np.int64), values.array([]), values.array([]), np.empty(0, np.intp))
-    rows, given, suggested = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.argsort(rows)
-    rows, given, suggested = rows[order], given[order].astype(np.intp), suggested[order].astype(np.intp)
-    if file.dtype.kind in "iuf":
-        classes = np.arange(issues.n_classes).astype(file.dtype)
-    elif file.dtype.kind == "b":
-        classes = np.array([False, True])
-    else:
-        if names is None or len(names) != issues.n_classes:
-            raise InvalidInputError(f"labels are names: give class_names, one for each of {issues.n_classes:,} classes")
-        classes = values.array([values.parse(name) for name in names])
-    before = file.take(rows) if len(rows) else values.array([])
-    pairs = zip(before.tolist(), classes[given].tolist(), strict=True)
-    is_other = np.fromiter((is_missing(one) or one != other for one, other in pairs), np.bool_, len(rows))
-    wrong = np.flatnonzero(is_other)
-    if len(wrong):
-        row = int(rows[wrong[0]])
-        raise InvalidInputError(
-            f"issues: {len(wrong):,} given labels are not those in labels, the first in row {row:,}: another dataset, "
-            "or labels already changed"
-        ).at([(row, row + 1)])
-    return LabelChanges(rows, before, classes[suggested], np.full(len(rows), -1, np.intp))
+    with path.open("w", encoding="utf-8") as text:
+        text.write(json.dumps(head, ensure_ascii=False, indent=1).removesuffix("\n}") + ',\n "changes": [')
+        for number, line in enumerate(lines):
+            text.write(",\n  " + line if number else "\n  " + line)
+        text.write("\n ]\n}\n")
+
+
+class _Encoded(dict[Any, str]):
+    """Labels as JSON."""
+
+    def __missing__(self, label: Any) -> str:
+        self[label] = text = json.dumps(plain_label(label), ensure_ascii=False)
+        return text
+
+
+def plain_label(label: Any) -> Any:
+    """Return a label as JSON takes it; null for a missing one."""
+    if is_missing(label):
+        return None
+    if isinstance(label, bytes):
+        return label.decode("utf-8", "backslashreplace")
+    return as_text(label) if isinstance(label, str) else label
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -748,8 +591,6 @@ class AppliedDecisions:
         ``changed``, ``dropped``, ``ignored``, ``conflicts``, and ``corrected``: decisions that their reviewer changed.
     conflicts : tuple of Conflict
         Rows about which the decisions differ, each with its ``row`` and its ``decisions``.
-    agreement : tuple of Agreement
-        Of each two reviewers who decided the same rows: ``reviewers``, ``n_rows``, ``share`` and Cohen's ``kappa``.
     """
 
     labels: Any
@@ -761,7 +602,6 @@ class AppliedDecisions:
     dropped: Int64s
     counts: dict[str, int]
     conflicts: tuple[Conflict, ...]
-    agreement: tuple[Agreement, ...]
 
     def kept_mask(self) -> npt.NDArray[np.bool_]:
         """Return an ``(N,)`` mask that is False for the rows to leave out.
@@ -807,10 +647,10 @@ def apply_decisions(
     labels : path, (N,) array-like, masks, matrix or lists
         The labels: a ``.npy`` file, a Zarr array, a column of a ``.parquet`` or ``.csv`` file, an array in memory, or
         what else `labelsieve.find_label_issues` reads: shards, an array in an ``.npz`` file, a URL. Labels of tokens,
-        tags and pixels may be masks, a matrix or lists; see `labelsieve.review.apply`.
+        tags and pixels may be masks, a matrix or lists (`docs/from_found_to_fixed.md`).
     decisions : path, table, or list of these, optional
         One or more tables of decisions, as CSV files, exports of Label Studio (``.json``), frames of pandas or Polars,
-        Arrow tables, or dicts of columns; see `labelsieve.review.apply`. May be missing with `auto`.
+        Arrow tables, or dicts of columns. May be missing with `auto`.
     output : path, optional
         Where the corrected labels go, in the form of `labels`: same ending, dtype, chunks and other columns. Labels in
         memory, shards, archives and what is at a URL are written as ``.npy`` or ``.zarr``. Without it they are returned
@@ -820,10 +660,9 @@ def apply_decisions(
         (`AppliedDecisions.dropped`); or they get `ignore_label`.
     ignore_label : int, str or None
         The label that says that a row has none; None for a missing value, in tables and arrays of objects.
-    conflicts : {"error", "keep", "first", "last", "majority"}
-        What becomes of rows about which decisions differ: an error; the given label; the first or last decision, by
-        time if all have one, else in the order of the tables; or the most frequent one, for which each reviewer counts
-        once, and the given label in a tie.
+    conflicts : {"error", "keep", "last"}
+        What becomes of rows about which decisions differ: an error; the given label; or the last decision, by time if
+        all have one, else in the order of the tables.
     class_names : sequence of str, optional
         All classes. Labels that are names must be among them, and numbers in 0..K-1. Without them and `issues`, a
         resulting name must occur in `labels`, and a number must not be above all labels. For tags, their K names.
@@ -850,7 +689,7 @@ def apply_decisions(
     Returns
     -------
     AppliedDecisions
-        Corrected labels or their path, what was changed, rows to leave out, and how far reviewers agree.
+        Corrected labels or their path, what was changed, and rows to leave out.
 
     Raises
     ------
@@ -925,9 +764,9 @@ def apply_decisions(
     unsure_rows = read.rows[settled.places[outcomes.resulting[settled.places] == UNSURE]]
     if unsure == "ignore":
         outcomes = outcomes.with_ignored(_ignored_value(file, values, ignore_label))
-    changes = changes_of(values, read, outcomes, settled)
+    changes = _changes_of(values, read, outcomes, settled)
     if auto is not None and issues is not None and margin is not None:
-        changes = changes.merged(accepted_changes(file, values, issues, margin, names, read.rows))
+        changes = changes.merged(_accepted_changes(file, values, issues, margin, names, read.rows))
     words = np.bincount(read.words[settled.places], minlength=len(WORDS)).tolist()
     counts = {"rows": file.n_rows, **dict(zip(WORDS, words, strict=True))}
     counts["auto"] = int(np.count_nonzero(changes.decided < 0))
@@ -944,7 +783,6 @@ def apply_decisions(
         unsure_rows if unsure == "drop" else np.empty(0, np.int64),
         counts | {"conflicts": len(settled.conflicts), "corrected": int(settled.is_corrected.sum())},
         settled.conflicts,
-        agreement(read, outcomes, settled),
     )
     if place is not None:
         head = {
@@ -1103,9 +941,6 @@ def _write(
             "finished": now,
             "version": loaded_versions()["labelsieve"],
             "counts": applied.counts,
-            "agreement": [
-                vars(one) | {"kappa": None if math.isnan(one.kappa) else one.kappa} for one in applied.agreement
-            ],
             "conflicts": [
                 {"row": one.row, "decisions": [[who, word, plain_label(label)] for who, word, label in one.decisions]}
                 for one in applied.conflicts
@@ -1116,3 +951,81 @@ def _write(
         lines = change_lines(applied.changed, applied.before, applied.after, read, decided)
         with replacing(LocalFolder(log)) as written:
             write_log(written, head, lines)
+
+
+@dataclass(frozen=True, eq=False)
+class _LabelChanges:
+    """Rows whose label changes.
+
+    Parameters
+    ----------
+    rows : (n,) int64
+        The rows, ascending.
+    before, after : (n,) array
+        Their labels before and after.
+    decided : (n,) int
+        The position of the decision that changes each row; -1 for a suggestion that is accepted without review.
+    """
+
+    rows: Int64s
+    before: npt.NDArray[Any]
+    after: npt.NDArray[Any]
+    decided: npt.NDArray[np.intp]
+
+    def merged(self, other: _LabelChanges) -> _LabelChanges:
+        """Return the changes of both, which are of different rows."""
+        order = np.argsort(np.concatenate([self.rows, other.rows]), kind="stable")
+        columns = ("rows", "before", "after", "decided")
+        return _LabelChanges(*(np.concatenate([getattr(self, one), getattr(other, one)])[order] for one in columns))
+
+
+def _changes_of(values: LabelValues, read: Decisions, outcomes: Outcomes, settled: Settled) -> _LabelChanges:
+    """Return what decisions change."""
+    before, after = outcomes.stored[settled.places], outcomes.resulting[settled.places]
+    changed = (after != UNSURE) & (after != before)
+    before, after = (
+        values.array([outcomes.labels[code] for code in codes[changed].tolist()]) for codes in (before, after)
+    )
+    places = settled.places[changed]
+    return _LabelChanges(read.rows[places], before, after, places)
+
+
+def _accepted_changes(
+    file: LabelFile,
+    values: LabelValues,
+    issues: LabelIssues,
+    margin: float,
+    names: Sequence[str] | None,
+    reviewed: npt.NDArray[Any],
+) -> _LabelChanges:
+    """Return the changes by suggestions that are accepted without review."""
+    parts = []
+    for start in range(0, issues.num_issues, TABLE_ROWS):
+        part = issues.found.part(start, min(start + TABLE_ROWS, issues.num_issues))
+        gain = part.p_suggested.astype(np.float64) - part.p_given.astype(np.float64)
+        taken = (gain >= margin) & ~np.isin(part.rows, reviewed)
+        parts.append((part.rows[taken], part.given_labels[taken], part.suggested_labels[taken]))
+    if not parts:
+        return _LabelChanges(np.empty(0, np.int64), values.array([]), values.array([]), np.empty(0, np.intp))
+    rows, given, suggested = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.argsort(rows)
+    rows, given, suggested = rows[order], given[order].astype(np.intp), suggested[order].astype(np.intp)
+    if file.dtype.kind in "iuf":
+        classes = np.arange(issues.n_classes).astype(file.dtype)
+    elif file.dtype.kind == "b":
+        classes = np.array([False, True])
+    else:
+        if names is None or len(names) != issues.n_classes:
+            raise InvalidInputError(f"labels are names: give class_names, one for each of {issues.n_classes:,} classes")
+        classes = values.array([values.parse(name) for name in names])
+    before = file.take(rows) if len(rows) else values.array([])
+    pairs = zip(before.tolist(), classes[given].tolist(), strict=True)
+    is_other = np.fromiter((is_missing(one) or one != other for one, other in pairs), np.bool_, len(rows))
+    wrong = np.flatnonzero(is_other)
+    if len(wrong):
+        row = int(rows[wrong[0]])
+        raise InvalidInputError(
+            f"issues: {len(wrong):,} given labels are not those in labels, the first in row {row:,}: another dataset, "
+            "or labels already changed"
+        ).at([(row, row + 1)])
+    return _LabelChanges(rows, before, classes[suggested], np.full(len(rows), -1, np.intp))

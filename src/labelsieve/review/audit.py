@@ -1,76 +1,4 @@
-"""How many labels are wrong, as an estimate with an interval: draw rows, review them, estimate.
-
-The number of issues that were found is no such estimate: some of them are right, and some wrong labels are not among
-them. A review of the worst rows alone tells nothing of the others. An audit draws rows from all, each with a known
-probability:
-
->>> import numpy as np
->>> import labelsieve
->>> rng = np.random.default_rng(0)
->>> true = rng.integers(0, 3, 5000)
->>> logits = rng.normal(0, 1, (5000, 3)) + 3 * np.eye(3)[true]
->>> probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
->>> is_wrong = rng.random(5000) < 0.04
->>> labels = np.where(is_wrong, (true + 1) % 3, true)
-
->>> issues = labelsieve.find_label_issues(labels, probs)
->>> audit = issues.audit(budget=200, seed=0, labels=labels)
->>> decisions = is_wrong[audit.rows]  # a person's decision about each of the 200 rows
->>> estimate = labelsieve.estimate(audit, decisions)
->>> print(estimate)
-4.1% wrong (2.9 to 5.7), found issues are right in 94% (72 to 100), recall 55% (37 to 71)
->>> print(f"{is_wrong.mean():.1%}, {is_wrong[issues].mean():.0%}, {is_wrong[issues].sum() / is_wrong.sum():.0%}")
-3.4%, 97%, 68%
->>> estimate.rows_for_width(0.01)
-1408
-
-## How rows are drawn
-
-Rows with a label are put in five strata by score, which end at the lowest 1, 3, 10 and 30%, and in each the issues are
-apart from the other rows. Two thirds of the budget are shared out by the size of the strata, one third in equal parts
-to the five. So low scores, where wrong labels gather, are reviewed more closely, while scores that tell nothing cost
-little. Within a stratum rows are drawn from all alike, without repetition. `Audit.weights` says how many rows each one
-stands for.
-
-The rows are in a random order. A review that stops early is an audit of fewer rows, and ``budget=400`` with the same
-seed holds the rows of ``budget=200``.
-
-``issues.review("review.html", audit=audit)`` writes a page to decide about these rows, whose CSV file `estimate` takes;
-``audit.to_csv("review.csv")`` is a table to fill in. On the command line: ``labelsieve audit``, ``review --audit``,
-``estimate`` and ``report --audit``.
-
-## What is estimated
-
-| Name | Meaning | Method |
-|---|---|---|
-| `error_rate` | share of wrong labels among all rows with a label | sum over strata [1], Wilson's interval [2, 3, 4] |
-| `precision_of_issues` | share of the found issues whose label is wrong | the same, interval of Agresti and Coull [5] |
-| `recall_of_issues` | share of the wrong labels that are found issues | both intervals combined by MOVER [6] |
-| `curve` | precision and recall of the issues, and of all rows, up to some scores | as the two above [8] |
-| `per_class` | share of wrong labels among the rows with a given label | weighted share, Kish's effective size [7] |
-
-1. Horvitz and Thompson 1952: each drawn row counts for ``1 / probability`` rows.
-2. Wilson 1927: an interval for shares that holds at small counts.
-3. Korn and Graubard 1998: the same with an effective sample size, the size of a sample from all rows alike that would
-   have the same variance.
-4. Franco, Little, Louis and Slud 2019: such intervals compared, also for strata.
-5. Agresti and Coull 1998, with Student's t: few issues are drawn.
-6. Zou and Donner 2008: here of the wrong labels inside and outside the issues.
-7. Kish 1965: from the weights alone, so that these intervals are wide rather than narrow. A stratum of which no row of
-   the class was drawn counts as one more row, right for the lower end and wrong for the upper one.
-8. At the ends of the strata, and of each quarter of the issues, or at the numbers of rows of ``cuts=[500, 1000]``. The
-   rows of a stratum on both sides of a cut are strata of their own, of known sizes.
-
-The intervals are of 95%. In 2,000 simulated audits of each of 16 settings (0.5, 2, 5 and 20% wrong, informative and
-nearly uninformative scores, budgets of 100 and 500) those of `error_rate`, precision and recall held the truth in 94%
-or more (``tests/benchmarks/test_audit_coverage.py``). Beside Wilson's interval of as many rows drawn from all alike,
-those of `error_rate` were 0.5 to 0.8 times as wide with informative scores, and at most 1.06 times as wide with the
-others. Those of `curve` held it in 93% or more at each cut (2 and 5% wrong, informative scores), and those of eight
-``cuts`` from 0.1 to 90% of the rows in 92.9% or more, in all 16 settings. An interval says nothing of mistakes of the
-reviewers.
-
-Rows are those of `LabelIssues`: of a task with pixels, tokens or tags, audit ``issues.rows``.
-"""
+"""How many labels are wrong, estimated from the decisions about an audit: see `docs/from_found_to_fixed.md`."""
 
 from __future__ import annotations
 
@@ -104,19 +32,11 @@ from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataE
 from labelsieve.options import CONFLICT_RULES, check_one_of, check_whole_number
 from labelsieve.results.result import frame_of
 from labelsieve.results.store import StoredScores, check_writable, replacing
-from labelsieve.review.apply import UNSURE, LabelValues, Outcomes, agreement, results_of, settle
+from labelsieve.review.apply import UNSURE, LabelValues, Outcomes, results_of, settle
 from labelsieve.review.decisions import CHANGING, WORDS, Decisions, is_table, read_decisions
 from labelsieve.sources.names import cell_text, escape_formula
-from labelsieve.storage.checked import (
-    StoredArray,
-    create_array,
-    matches_checksum,
-    open_for_writing,
-    store_of,
-    with_checksum,
-)
-from labelsieve.storage.folder import Folder, LocalFolder, open_folder, writing
-from labelsieve.storage.lock import always_owned
+from labelsieve.storage.checked import matches_checksum, with_checksum
+from labelsieve.storage.folder import LocalFolder, open_folder
 from labelsieve.storage.remote import check_place, without_query
 
 if TYPE_CHECKING:
@@ -128,7 +48,6 @@ if TYPE_CHECKING:
 
 _KIND: Final = "labelsieve audit"
 _FORMAT: Final = 1
-_ENDINGS: Final = (".zarr", ".json")
 # Scores from which the edges of strata are taken.
 _EDGE_SCORES: Final = 1 << 20
 # Begins the names of stored `Audit.places`.
@@ -252,7 +171,7 @@ class Audit:
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the rows as a CSV file in which decisions are filled in, for `labelsieve.estimate`.
 
-        It has the columns of `labelsieve.review.apply`. A reviewer writes ``keep`` in the column ``decision`` where the
+        It has the columns of a table of decisions. A reviewer writes ``keep`` in the column ``decision`` where the
         given label is right, and ``other``, with the right one in the column ``label``, where it is wrong.
 
         Parameters
@@ -284,7 +203,7 @@ class Audit:
         Parameters
         ----------
         path : path or URL
-            Ends in ``.json`` or ``.zarr``; an earlier audit there is replaced.
+            Ends in ``.json``; an earlier audit there is replaced.
 
         Raises
         ------
@@ -295,30 +214,21 @@ class Audit:
         """
         place = check_place("path", path)
         folder, name = open_folder(place, "path"), without_query(place)
-        if not name.endswith(_ENDINGS):
-            raise InvalidInputError(f"{name} must end in {' or '.join(_ENDINGS)}")
+        if not name.endswith(".json"):
+            raise InvalidInputError(f"{name} must end in .json")
         if isinstance(folder, LocalFolder):
             check_writable(folder.path)
         is_there = folder.path.exists() if isinstance(folder, LocalFolder) else folder.is_folder()
-        if is_there and not is_audit(place):
+        if is_there and not _is_audit(place):
             raise InvalidInputError(f"{name} exists and is not an audit of Labelsieve: it is not replaced")
         arrays = {name: values for name in _ARRAYS if (values := getattr(self, name)) is not None}
         arrays |= {f"{_PLACE}{name}": values for name, values in self.places.items()}
-        facts = {"kind": _KIND, "format": _FORMAT, "n_rows": self.n_rows, "seed": self.seed}
+        facts: dict[str, Any] = {"kind": _KIND, "format": _FORMAT, "n_rows": self.n_rows, "seed": self.seed}
         facts |= {"result": self.fingerprint} if self.fingerprint else {}
-        if name.endswith(".json"):
-            lists = {name: values.tolist() for name, values in arrays.items()}
-            dtypes = {"scores": str(self.scores.dtype)}
-            text = json.dumps(with_checksum({**facts, **lists, "dtypes": dtypes}))
-            with replacing(folder) as made:
-                made.write_text(f"{text}\n", encoding="utf-8")
-        elif isinstance(folder, LocalFolder):
-            with replacing(folder) as made:
-                _write_group(LocalFolder(made), arrays, facts)
-        else:
-            folder.delete()
-            with writing(name):
-                _write_group(folder, arrays, facts)
+        facts |= {name: values.tolist() for name, values in arrays.items()}
+        text = json.dumps(with_checksum(facts | {"dtypes": {"scores": str(self.scores.dtype)}}))
+        with replacing(folder) as made:
+            made.write_text(f"{text}\n", encoding="utf-8")
 
 
 def check_new_table(path: str | os.PathLike[str]) -> Path:
@@ -330,16 +240,6 @@ def check_new_table(path: str | os.PathLike[str]) -> Path:
         raise InvalidInputError(f"{file} exists: it is not replaced, as decisions may be in it")
     check_writable(file)
     return file
-
-
-def _write_group(folder: Folder, arrays: Mapping[str, npt.NDArray[Any]], facts: Mapping[str, Any]) -> None:
-    """Write an audit as a Zarr group."""
-    import zarr
-
-    zarr.create_group(store_of(folder), attributes=with_checksum({**facts, "arrays": sorted(arrays)}))
-    for name, values in arrays.items():
-        create_array(folder, name, values.shape, values.dtype if values.dtype.kind in "iuf" else str, len(values))
-        open_for_writing(folder, name)[:] = values
 
 
 def draw_audit(result: Result, budget: int, seed: int, labels: Any = None) -> Audit:
@@ -491,10 +391,10 @@ class _OpenedLabels:
         return labels if labels.dtype.kind in "iu" else labels.astype(str)
 
 
-def is_audit(path: str | os.PathLike[str]) -> bool:
+def _is_audit(place: str) -> bool:
     """Return whether an audit is at a path or URL, damaged or not."""
     try:
-        return _facts_at(check_place("path", path)).get("kind") == _KIND
+        return _facts_at(place).get("kind") == _KIND
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
@@ -511,7 +411,7 @@ def read_audit(path: str | os.PathLike[str]) -> Audit:
     """
     place = check_place("path", path)
     name = without_query(place)
-    if not is_audit(place):
+    if not _is_audit(place):
         raise InvalidInputError(f"there is no audit of Labelsieve at {name}, or it was cut off")
     facts = _facts_at(place)
     if facts.get("format") != _FORMAT:
@@ -520,16 +420,9 @@ def read_audit(path: str | os.PathLike[str]) -> Audit:
         )
     if not matches_checksum(facts):
         raise UnreadableDataError(f"{name} is damaged: restore it from a copy, or draw the audit again with its seed")
-    arrays: dict[str, Any]
-    if name.endswith(".json"):
-        names = [name for name in facts if name in _ARRAYS or name.startswith(_PLACE)]
-        arrays = {name: np.asarray(facts[name]) for name in names}
-        arrays["scores"] = arrays["scores"].astype(facts["dtypes"]["scores"])
-    else:
-        folder = open_folder(place, "path")
-        arrays = {name: StoredArray(folder, name, "rows", always_owned).read_all() for name in facts["arrays"]}
-        if "given_labels" in arrays and arrays["given_labels"].dtype.kind not in "iu":
-            arrays["given_labels"] = arrays["given_labels"].astype(object).astype(str)
+    names = [name for name in facts if name in _ARRAYS or name.startswith(_PLACE)]
+    arrays = {name: np.asarray(facts[name]) for name in names}
+    arrays["scores"] = arrays["scores"].astype(facts["dtypes"]["scores"])
     places = {name.removeprefix(_PLACE): arrays.pop(name) for name in list(arrays) if name.startswith(_PLACE)}
     return Audit(
         **arrays,
@@ -543,9 +436,6 @@ def read_audit(path: str | os.PathLike[str]) -> Audit:
 def _facts_at(place: str) -> Mapping[str, Any]:
     """Return what is written about an audit, or about whatever else is there."""
     folder = open_folder(place, "path")
-    if not folder.where.endswith(".json"):
-        facts: Mapping[str, Any] = json.loads(folder.read("zarr.json"))["attributes"]
-        return facts
     above, _, name = folder.where.rpartition("/")
     text = folder.path.read_bytes() if isinstance(folder, LocalFolder) else open_folder(above).read(name)
     return dict(json.loads(text))
@@ -565,16 +455,15 @@ def estimate(
         The audit, from `LabelIssues.audit` or `labelsieve.load`.
     decisions : (n,) array-like of bool, path, table, or list of paths and tables
         Whether the given label of each of ``audit.rows`` is wrong; None for rows that are not decided. Or one or
-        several CSV files or tables in memory, as in `labelsieve.review.apply`, of which only the columns ``row`` and
+        several CSV files or tables in memory (`docs/from_found_to_fixed.md`), of which only the columns ``row`` and
         ``decision`` are needed: ``accept`` and ``other`` say that the given label is wrong, ``keep`` that it is
         right. An export of Label Studio (``.json``) is such a table. Rows with ``unsure`` or nothing, and rows
         of the audit that are in no table, are left out. If the audit has no labels, a column
         ``given_label`` serves for estimates by class. Where ``label``, the label after the decision, is the same as
         ``given_label``, this is right, whatever the decision is called.
-    conflicts : {"error", "keep", "first", "last", "majority"}
+    conflicts : {"error", "keep", "last"}
         What becomes of rows of which some reviewers say that the label is wrong, and others that it is not: an error;
-        the row is left out; or the first, last or most frequent decision counts, as in `labelsieve.apply_decisions`. A
-        tie is left out.
+        the row is left out; or the last decision counts, as in `labelsieve.apply_decisions`.
     cuts : sequence of int, optional
         Where to estimate precision and recall (`ErrorEstimate.curve`), as numbers of rows: 1,000 are the 1,000 rows of
         lowest score, issues or not. To cut at a score s, give ``(issues.scores <= s).sum()``. An audit has counted the
@@ -636,12 +525,7 @@ def estimate(
     decided[places[settled.places]] = said != UNSURE
     wrong[places[settled.places]] = said == 1
     found = estimate_errors(audit.strata, audit.stratum_rows, wrong, decided, labels, split)
-    return replace(
-        found,
-        agreement=agreement(read, outcomes, settled),
-        n_conflicts=len(settled.conflicts),
-        fingerprint=audit.fingerprint,
-    )
+    return replace(found, n_conflicts=len(settled.conflicts), fingerprint=audit.fingerprint)
 
 
 def _default_cuts(audit: Audit) -> Cuts | None:

@@ -1,16 +1,10 @@
-"""The issues of two results side by side, in pieces of rows that fit into memory."""
+"""Two results of the same rows compared: which issues were resolved, which are still there, which are new."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import tempfile
-import weakref
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -20,10 +14,10 @@ from labelsieve.confident_learning.joint import joint_sums
 from labelsieve.confident_learning.matrices import Columns
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.results.label_issues import LabelIssues, open_rows
-from labelsieve.results.result import TABLE_ROWS, Result, frame_of
+from labelsieve.results.result import Result, frame_of
 from labelsieve.results.store import check_ending, replacing, write_table
 from labelsieve.results.units import TagLayout
-from labelsieve.storage.folder import open_folder, temporary_folder, writing
+from labelsieve.storage.folder import open_folder
 
 if TYPE_CHECKING:
     import os
@@ -33,28 +27,29 @@ if TYPE_CHECKING:
     from labelsieve.confident_learning.thresholds import Bools, Int64s
     from labelsieve.results.label_issues import GroupedIssues
 
+# Rows that are turned into text at a time.
+_TEXT_ROWS: Final = 1 << 16
+_STATUSES: Final = ("resolved", "kept", "new")
+# Issues of both results together, which are compared in memory: some 200 bytes each.
+_MOST_ISSUES: Final = 10_000_000
 # Stands for the label and the prediction of a row where it is not an issue.
-NO_CLASS: Final = -1
-# Issues of both results that are compared at a time. More are first sorted into pieces on disk.
-_PIECE_ISSUES: Final = 1 << 21
-# Ranges of rows whose issues are counted to find such pieces.
-_BINS: Final = 1 << 16
+_NO_CLASS: Final = -1
 
 
 @dataclass(frozen=True, eq=False)
-class IssuePiece:
-    """The issues of both results within a range of rows.
+class _Issues:
+    """The issues of both results, ascending.
 
     Parameters
     ----------
     rows : (n,) int64
-        Rows that are issues in either result, ascending.
+        Rows that are issues in either result.
     is_before, is_after : (n,) bool
         Of which results they are issues.
     before, after : dict of (n,) array
         ``given_label``, ``suggested_label`` and ``score`` in each.
     ids : (n,) array, optional
-        The user's names of the rows.
+        Their IDs.
     """
 
     rows: Int64s
@@ -64,186 +59,16 @@ class IssuePiece:
     after: Columns
     ids: npt.NDArray[Any] | None
 
-    @property
-    def is_kept(self) -> Bools:
-        """Which rows are issues in both results."""
-        return self.is_before & self.is_after
-
-    @property
-    def is_relabelled(self) -> Bools:
-        """Which of these have another given label after."""
-        found: Bools = self.is_kept & (self.before["given_label"] != self.after["given_label"])
-        return found
-
-
-class IssuePieces:
-    """The issues of both results, by row, in pieces that fit into memory; to be iterated over, more than once.
-
-    Parameters
-    ----------
-    before, after : Result
-        Results of the same rows.
-
-    Raises
-    ------
-    InvalidInputError
-        While it is iterated over, if a row has another id in one result than in the other.
-    UnwritableError
-        If temporary files cannot be written.
-    """
-
-    def __init__(self, before: Result, after: Result) -> None:
-        edges = _edges(before, after)
-        self._n_pieces, folder = len(edges) - 1, None
-        if self._n_pieces > 1:
-            where = temporary_folder()
-            with writing(where):
-                folder = Path(tempfile.mkdtemp(prefix="labelsieve-compare-", dir=where))
-            # Rows and tables are read from it as long as this object is there.
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self._sides = [
-            _Side(one, edges, None if folder is None else folder / name)
-            for one, name in ((before, "before"), (after, "after"))
-        ]
-
-    def __iter__(self) -> Iterator[IssuePiece]:
-        for number in range(self._n_pieces):
-            yield self._piece(number)
-
-    def _piece(self, number: int) -> IssuePiece:
-        (before, before_ids), (after, after_ids) = (side.read(number) for side in self._sides)
-        # Both are sorted; union1d would hash them, which takes ten times as long.
-        rows = np.sort(np.concatenate([before["row"], after["row"]]), kind="stable")
-        rows = rows[np.append(rows[1:] != rows[:-1], True)[: len(rows)]]
-        is_before, is_after = (np.isin(rows, one["row"], assume_unique=True) for one in (before, after))
-        ids = None
-        if before_ids is not None and after_ids is not None:
-            if before_ids.dtype != after_ids.dtype:  # numbers in one result, the same as text in the other
-                before_ids, after_ids = _as_texts(before_ids), _as_texts(after_ids)
-            kept = is_before & is_after
-            ids = np.empty(len(rows), before_ids.dtype)
-            ids[is_before] = before_ids
-            old = ids[kept]
-            ids[is_after] = after_ids
-            other = np.flatnonzero(old != ids[kept])
-            if len(other):
-                row, first = int(rows[kept][other[0]]), other[0]
-                raise InvalidInputError(
-                    f"row {row:,} has the id {old[first]!s} before and {ids[kept][first]!s} after: another dataset?"
-                ).at([(row, row + 1)])
-        elif before_ids is not None or after_ids is not None:
-            ids = np.full(len(rows), "", object)
-            names, where = (before_ids, is_before) if before_ids is not None else (after_ids, is_after)
-            ids[where] = () if names is None else _as_texts(names)
-        return IssuePiece(rows, is_before, is_after, _aligned(before, is_before), _aligned(after, is_after), ids)
-
-
-def _as_texts(ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    texts = np.empty(len(ids), object)
-    texts[:] = [str(name) for name in ids.tolist()]
-    return texts
-
-
-def _aligned(records: npt.NDArray[Any], is_issue: Bools) -> Columns:
-    """Return the columns of records along all rows; the others have no class, and NaN as score."""
-    columns: Columns = {}
-    for name in ("given_label", "suggested_label", "score"):
-        dtype = records.dtype[name]
-        columns[name] = np.full(len(is_issue), np.nan if dtype.kind == "f" else NO_CLASS, dtype)
-        columns[name][is_issue] = records[name]
-    return columns
-
-
-def _edges(before: Result, after: Result) -> list[int]:
-    """Return the rows at which the pieces begin, and the number of rows."""
-    n_rows = before.n_rows
-    if before.num_issues + after.num_issues <= _PIECE_ISSUES:
-        return [0, n_rows]
-    width = -(-n_rows // _BINS)
-    counts = np.zeros(-(-n_rows // width), np.int64)
-    for one in (before, after):
-        for rows in one.found.column("row"):
-            counts += np.bincount(rows // width, minlength=len(counts))
-    piece_of_bin = (np.cumsum(counts) - counts) // _PIECE_ISSUES
-    return [0, *((np.flatnonzero(np.diff(piece_of_bin)) + 1) * width).tolist(), n_rows]
-
-
-class _Side:
-    """The issues of one result in pieces by row: in one piece as they are, in several as files of a folder.
-
-    Parameters
-    ----------
-    result : Result
-        The result.
-    edges : list of int
-        Rows at which pieces begin, and the number of rows.
-    folder : Path or None
-        For the files of several pieces.
-    """
-
-    def __init__(self, result: Result, edges: list[int], folder: Path | None) -> None:
-        self._result, self._folder = result, folder
-        self._dtype = np.dtype(
-            [
-                ("row", np.int64),
-                ("given_label", np.int64),
-                ("suggested_label", np.int64),
-                ("score", result.found.part(0, 0).scores.dtype),
-            ]
-        )
-        if folder is None:
-            return
-        with writing(str(folder)):
-            folder.mkdir()
-            for start in range(0, result.num_issues, TABLE_ROWS):
-                records, ids = self._records(start, min(start + TABLE_ROWS, result.num_issues))
-                cuts = np.searchsorted(records["row"], edges).tolist()
-                for number in range(len(edges) - 1):
-                    first, stop = cuts[number], cuts[number + 1]
-                    if first == stop:
-                        continue
-                    with self._file(number).open("ab") as file:
-                        records[first:stop].tofile(file)
-                    if ids is not None:
-                        with self._file(number, "ids").open("a", encoding="utf-8") as text:
-                            text.write(json.dumps(ids[first:stop].tolist()) + "\n")
-
-    def read(self, number: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
-        """Return the issues of a piece by row, and their ids if there are any."""
-        if self._folder is None:
-            return self._records(0, self._result.num_issues)
-        file, ids = self._file(number), None
-        records = np.fromfile(file, self._dtype) if file.exists() else np.empty(0, self._dtype)
-        order = np.argsort(records["row"], kind="stable")
-        if self._result.ids is not None:
-            names = list[Any]()
-            if file.exists():
-                with self._file(number, "ids").open(encoding="utf-8") as text:
-                    for line in text:
-                        names += json.loads(line)
-            of_none = self._result.ids.part(0, 0, np.empty(0, np.int64))
-            ids = np.empty(len(names), of_none.dtype)
-            ids[:] = names
-            ids = ids[order]
-        return records[order], ids
-
-    def _file(self, number: int, ending: str = "issues") -> Path:
-        return Path(self._folder or "", f"{number}.{ending}")
-
-    def _records(self, start: int, stop: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
-        """Return the issues ``[start, stop)``, counted from the worst, sorted by row, and their ids."""
-        part = self._result.found.part(start, stop)
-        order = np.argsort(part.rows, kind="stable")
-        records = np.empty(len(part), self._dtype)
-        for name in self._dtype.names or ():
-            records[name] = part.columns()[name][order]
-        ids = None if self._result.ids is None else self._result.ids.part(start, stop, part.rows)[order]
-        return records, ids
-
-
-# Rows that are turned into text at a time.
-_TEXT_ROWS: Final = 1 << 16
-_STATUSES: Final = ("resolved", "kept", "new")
+    @cached_property
+    def chosen(self) -> dict[str, Bools]:
+        """Which rows were resolved, are kept, are kept with another label, and are new."""
+        is_kept = self.is_before & self.is_after
+        return {
+            "resolved": self.is_before & ~self.is_after,
+            "kept": is_kept,
+            "relabelled": is_kept & (self.before["given_label"] != self.after["given_label"]),
+            "new": self.is_after & ~self.is_before,
+        }
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -251,7 +76,7 @@ class Comparison:
     """The issues before and after something was changed, from `labelsieve.compare`.
 
     A row that was an issue before and is none after is *resolved*; one that is an issue in both results is *kept*; one
-    that is an issue only after is *new*. Row numbers are read when they are used; tables of them come in blocks.
+    that is an issue only after is *new*.
 
     Attributes
     ----------
@@ -294,7 +119,7 @@ class Comparison:
     n_new: int
     n_relabelled: int
     classes: Columns
-    _pieces: IssuePieces
+    _issues: _Issues
 
     @property
     def n_rows(self) -> int:
@@ -336,36 +161,25 @@ class Comparison:
         """Estimated share of right labels after."""
         return 1 - self.estimated_after / self.after.n_labelled
 
-    @cached_property
+    @property
     def resolved(self) -> Int64s:
         """``(n_resolved,)`` rows that were issues before only, ascending."""
-        return self._rows_of(lambda piece: piece.is_before & ~piece.is_after)
+        return self._issues.rows[self._issues.chosen["resolved"]]
 
-    @cached_property
+    @property
     def kept(self) -> Int64s:
         """``(n_kept,)`` rows that are issues in both results, ascending."""
-        return self._rows_of(lambda piece: piece.is_kept)
+        return self._issues.rows[self._issues.chosen["kept"]]
 
-    @cached_property
+    @property
     def new(self) -> Int64s:
         """``(n_new,)`` rows that are issues after only, ascending."""
-        return self._rows_of(lambda piece: piece.is_after & ~piece.is_before)
+        return self._issues.rows[self._issues.chosen["new"]]
 
-    @cached_property
+    @property
     def relabelled(self) -> Int64s:
         """``(n_relabelled,)`` rows that are issues in both, with another given label after, ascending."""
-        return self._rows_of(lambda piece: piece.is_relabelled)
-
-    def _rows_of(self, choose: Any) -> Int64s:
-        return np.concatenate([np.empty(0, np.int64), *(piece.rows[choose(piece)] for piece in self._pieces)])
-
-    def tables(self) -> Iterator[Columns]:
-        """Yield the columns of `to_frame` in blocks, by row.
-
-        ``-1`` stands for a class, NaN for a score and "" for a name where the row is not an issue.
-        """
-        for piece in self._pieces:
-            yield self._table(piece)
+        return self._issues.rows[self._issues.chosen["relabelled"]]
 
     def to_frame(self) -> pd.DataFrame:
         """Return all issues of both results as a pandas DataFrame, by row.
@@ -391,11 +205,10 @@ class Comparison:
         >>> labelsieve.compare(before, after).to_frame()[["row", "status", "given_label_before"]].values.tolist()
         [[2, 'resolved', 0], [3, 'kept', 1]]
         """
-        tables = list(self.tables())
-        frame = frame_of({name: np.concatenate([table[name] for table in tables]) for name in tables[0]})
+        frame = frame_of(self._table(slice(None)))
         for name in frame.columns:
             if "_label_" in name:
-                frame[name] = frame[name].astype("Int64").mask(frame[name] == NO_CLASS)
+                frame[name] = frame[name].astype("Int64").mask(frame[name] == _NO_CLASS)
         return frame
 
     def to_csv(self, path: str | os.PathLike[str], *, escape_formulas: bool = True) -> None:
@@ -417,13 +230,9 @@ class Comparison:
         """
         place = check_ending("path", path, ".csv")
         with replacing(open_folder(place)) as made:
-            write_table(made, self._text_tables(), escape_formulas=escape_formulas)
-
-    def _text_tables(self) -> Iterator[Columns]:
-        """Yield `tables` in smaller blocks, whose missing values are empty: text takes many times the memory."""
-        for table in self.tables():
-            for start in range(0, max(1, len(table["status"])), _TEXT_ROWS):
-                yield _emptied({name: column[start : start + _TEXT_ROWS] for name, column in table.items()})
+            starts = range(0, max(1, len(self._issues.rows)), _TEXT_ROWS)
+            tables = (_emptied(self._table(slice(start, start + _TEXT_ROWS))) for start in starts)
+            write_table(made, tables, escape_formulas=escape_formulas)
 
     def by_class(self) -> pd.DataFrame:
         """Return a table with a row for each class, in class order.
@@ -479,19 +288,24 @@ class Comparison:
             f"{self.n_resolved:,} resolved, {self.n_kept:,} kept, {self.n_new:,} new>"
         )
 
-    def _table(self, piece: IssuePiece) -> Columns:
-        layout = self.after.layout
-        table: Columns = {"row": piece.rows} if layout is None else dict(layout.columns(piece.rows))
-        if piece.ids is not None:
-            table["id"] = piece.ids
-        table["status"] = np.array(_STATUSES, object)[np.where(piece.is_kept, 1, np.where(piece.is_after, 2, 0))]
-        # The empty text is at -1, which stands for no class.
-        class_names = self._named.class_names
-        names = None if class_names is None else np.array([*class_names, ""], object)
-        for end, columns in (("before", piece.before), ("after", piece.after)):
-            table |= {f"{name}_{end}": columns[name] for name in ("given_label", "suggested_label", "score")}
-        if names is not None:
-            for end, columns in (("before", piece.before), ("after", piece.after)):
+    def _table(self, part: slice) -> Columns:
+        """Return columns of `to_frame`; -1 stands for a class, NaN for a score and "" for a name that is missing."""
+        layout, found, class_names = self.after.layout, self._issues, self._named.class_names
+        rows = found.rows[part]
+        table: Columns = {"row": rows} if layout is None else dict(layout.columns(rows))
+        if found.ids is not None:
+            table["id"] = found.ids[part]
+        codes = np.where(found.chosen["kept"], 1, np.where(found.is_after, 2, 0))[part]
+        table["status"] = np.array(_STATUSES, object)[codes]
+        ends = {
+            end: {name: column[part] for name, column in columns.items()}
+            for end, columns in (("before", found.before), ("after", found.after))
+        }
+        for end, columns in ends.items():
+            table |= {f"{name}_{end}": column for name, column in columns.items()}
+        if class_names is not None:
+            names = np.array([*class_names, ""], object)  # the empty text is at -1
+            for end, columns in ends.items():
                 table |= {f"{of}_name_{end}": names[columns[f"{of}_label"]] for of in ("given", "suggested")}
         return table
 
@@ -507,9 +321,6 @@ class Comparison:
 def compare_results(before: Result, after: Result) -> Comparison:
     """Compare two results of the same rows.
 
-    Both are read once, in blocks. If they have more than 2 million issues, these are sorted into pieces in temporary
-    files.
-
     Parameters
     ----------
     before, after : Result
@@ -518,9 +329,8 @@ def compare_results(before: Result, after: Result) -> Comparison:
     Raises
     ------
     InvalidInputError
-        If they have other numbers of rows or classes, other class names, other groups of rows, or other ids.
-    UnwritableError
-        If the temporary files cannot be written.
+        If they have other numbers of rows or classes, other class names, other groups of rows, or other ids; or more
+        than 10 million issues together.
 
     Warns
     -----
@@ -536,33 +346,78 @@ def compare_results(before: Result, after: Result) -> Comparison:
     if differing:
         said = (", ".join(f"{name}={getattr(one.settings, name)!r}" for name in differing) for one in (before, after))
         warn("the results have other settings, which change the issues too: {} before, {} after".format(*said))
-    pieces, k = IssuePieces(before, after), after.n_classes
-    names = ("resolved", "kept", "relabelled", "arrived", "new")
-    counts = {name: np.zeros(k, np.int64) for name in names}
-    for piece in pieces:
-        by_before, by_after = piece.before["given_label"], piece.after["given_label"]
-        chosen = {
-            "resolved": by_before[piece.is_before & ~piece.is_after],
-            "kept": by_before[piece.is_kept],
-            "relabelled": by_before[piece.is_relabelled],
-            "arrived": by_after[piece.is_relabelled],
-            "new": by_after[piece.is_after & ~piece.is_before],
-        }
-        for name, labels in chosen.items():
-            counts[name] += np.bincount(labels, minlength=k)
+    found, k = _issues_of(before, after), after.n_classes
+    by_before, by_after, chosen = found.before["given_label"], found.after["given_label"], found.chosen
+    counts = {name: np.bincount(by_before[chosen[name]], minlength=k) for name in ("resolved", "kept", "relabelled")}
+    counts["new"] = np.bincount(by_after[chosen["new"]], minlength=k)
+    arrived = np.bincount(by_after[chosen["relabelled"]], minlength=k)
     classes: Columns = {
         "class": np.arange(k),
         "rows_before": before.class_counts,
         "rows_after": after.class_counts,
         "issues_before": counts["resolved"] + counts["kept"],
-        **{name: counts[name] for name in ("resolved", "kept", "relabelled", "new")},
-        "issues_after": counts["kept"] - counts["relabelled"] + counts["arrived"] + counts["new"],
+        **counts,
+        "issues_after": counts["kept"] - counts["relabelled"] + arrived + counts["new"],
         "estimated_before": _estimated(before),
         "estimated_after": _estimated(after),
     }
-    n_resolved, n_kept, n_relabelled, _, n_new = (int(counts[name].sum()) for name in names)
+    n_resolved, n_kept, n_relabelled, n_new = (int(column.sum()) for column in counts.values())
     classes = (after if after.class_names is not None else before).named(classes)
-    return Comparison(before, after, n_resolved, n_kept, n_new, n_relabelled, classes, pieces)
+    return Comparison(before, after, n_resolved, n_kept, n_new, n_relabelled, classes, found)
+
+
+def _issues_of(before: Result, after: Result) -> _Issues:
+    n_issues = before.num_issues + after.num_issues
+    if n_issues > _MOST_ISSUES:
+        raise InvalidInputError(
+            f"before and after have {n_issues:,} issues together, and at most {_MOST_ISSUES:,} can be compared"
+        )
+    parts = [one.found.part(0, one.num_issues) for one in (before, after)]
+    orders = [np.argsort(part.rows, kind="stable") for part in parts]
+    old, new = (part.rows[order] for part, order in zip(parts, orders, strict=True))
+    # Both are sorted; union1d would hash them, which takes ten times as long.
+    rows = np.sort(np.concatenate([old, new]), kind="stable")
+    rows = rows[np.append(rows[1:] != rows[:-1], True)[: len(rows)]]
+    is_before, is_after = (np.isin(rows, one, assume_unique=True) for one in (old, new))
+    sides: tuple[Columns, Columns] = ({}, {})
+    for side, part, order, is_issue in zip(sides, parts, orders, (is_before, is_after), strict=True):
+        columns = part.columns()
+        side |= {name: np.full(len(rows), _NO_CLASS) for name in ("given_label", "suggested_label")}
+        side["score"] = np.full(len(rows), np.nan, part.scores.dtype)
+        for name, column in side.items():
+            column[is_issue] = columns[name][order]
+    ids = _joined_ids(
+        rows,
+        [is_before, is_after],
+        [
+            None if one.ids is None else one.ids.part(0, one.num_issues, part.rows)[order]
+            for one, part, order in zip((before, after), parts, orders, strict=True)
+        ],
+    )
+    return _Issues(rows, is_before, is_after, sides[0], sides[1], ids)
+
+
+def _joined_ids(rows: Int64s, is_issue: list[Bools], ids: list[npt.NDArray[Any] | None]) -> npt.NDArray[Any] | None:
+    """Return the IDs of rows, or raise if a row has another one in one result than in the other."""
+    (is_before, is_after), (old, new) = is_issue, ids
+    if old is None and new is None:
+        return None
+    if old is None or new is None or old.dtype != new.dtype:  # numbers in one result, the same as text in the other
+        old, new = (None if one is None else np.array([str(name) for name in one.tolist()], object) for one in ids)
+    found = np.full(len(rows), "", object) if old is None or new is None else np.empty(len(rows), old.dtype)
+    kept = is_before & is_after
+    if new is not None:
+        found[is_after] = new
+    if old is not None:
+        later = found[kept]
+        found[is_before] = old
+        other = np.flatnonzero(later != found[kept])
+        if new is not None and len(other):
+            row, first = int(rows[kept][other[0]]), other[0]
+            raise InvalidInputError(
+                f"row {row:,} has the id {found[kept][first]!s} before and {later[first]!s} after: another dataset?"
+            ).at([(row, row + 1)])
+    return found
 
 
 def _estimated(result: Result) -> Int64s:
@@ -611,7 +466,7 @@ def _emptied(table: Columns) -> Columns:
     found = dict(table)
     for name, column in table.items():
         if "_label_" in name:
-            found[name] = np.where(column == NO_CLASS, "", column.astype(str))
+            found[name] = np.where(column == _NO_CLASS, "", column.astype(str))
         elif name.startswith("score_"):
             found[name] = np.where(np.isnan(column), "", column.astype(str))
     return found
@@ -640,13 +495,11 @@ def compare(
     ------
     InvalidInputError
         If the results have other numbers of rows or classes, other class names, other images, sentences or examples, or
-        other ids, or there is no result at a path.
+        other ids; if they have more than 10 million issues together; or there is no result at a path.
     InputTypeError
         For anything but results and paths.
     UnreadableDataError
         If a file of a saved result is missing or damaged.
-    UnwritableError
-        If there are more issues than fit into memory, and temporary files cannot be written.
 
     Warns
     -----

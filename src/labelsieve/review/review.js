@@ -7,12 +7,6 @@ const WORDS = ["accept", "keep", "other", "unsure"];
 const PAST = { accept: "accepted", keep: "kept", other: "other class", unsure: "unsure" };
 const COLUMNS = ["row", "id", "given_label", "decision", "label", "reviewer", "time", "result"];
 const COMPARED = ["decision", "label", "reviewer", "time"];
-const SERVED = config.mode === "served";
-const PAGE_ROWS = 200; // rows that are fetched at a time
-const KEPT_PAGES = 20;
-const CHECK_MS = 2000; // until the server is asked again for what others decided
-const UNSEEN_MS = 700; // until what somebody else decided about the row on the screen can be replaced
-const SHOWN_MS = 500; // a decision that is saved sooner is not shown as one that is not saved
 const GRID_CARDS = 60;
 const DOUBLE_CLICK_MS = 300;
 const LISTED_CLASSES = 50;
@@ -93,9 +87,9 @@ function parseCsv(text) {
   return lines;
 }
 
-// ---- Where rows and decisions are: in this file and the browser's storage, or with a server.
+// ---- Where decisions are: in the browser's storage.
 
-function embedded() {
+function stored() {
   const prefix = `labelsieve-review ${config.fingerprint} `;
   let storage = null;
   try {
@@ -118,13 +112,6 @@ function embedded() {
     return storage !== null;
   };
   return {
-    kept: "Decisions are kept in this browser, also when the page is closed, until you clear its data.",
-    rows: (start, stop) => config.rows.slice(start, stop),
-    peek: (at) => config.rows[at],
-    picture: (at) => config.rows[at].picture,
-    thumbnail: (at) => config.rows[at].picture,
-    loaded: (at) => config.rows[at],
-    unsaved: () => 0,
     async decisions() {
       if (storage === null) failed("the browser has no storage for it");
       const found = [...unkept.values()].filter((one) => one.decision !== null);
@@ -157,159 +144,9 @@ function embedded() {
   };
 }
 
-function served() {
-  const pages = new Map(); // the last ones used are at the end
-  const waiting = [];
-  let sending = false;
-  let refused = null; // the row whose decision was refused last
-  let lastSaved = 0; // when the server confirmed a decision, or the first of those that wait was made
-  let nSaved = 0;
-  let version = "0"; // of the decisions that this page knows of
-  let times = new Map(); // of the decisions that this page knows of, by row: the server refuses to replace others
-  const ask = async (path, options = {}) => {
-    const answer = await fetch(path, { cache: "no-store", ...options });
-    if (!answer.ok) throw new Error((await answer.text()).trim() || `the server answers ${answer.status}`);
-    return answer;
-  };
-  const page = (number) => {
-    let found = pages.get(number);
-    pages.delete(number);
-    if (found === undefined) {
-      found = { rows: null };
-      const start = number * PAGE_ROWS;
-      const stop = Math.min(start + PAGE_ROWS, ROWS.length);
-      found.promise = ask(`rows?start=${start}&stop=${stop}`)
-        .then((answer) => answer.json())
-        .then((rows) => (found.rows = rows))
-        .catch((error) => {
-          pages.delete(number);
-          throw error;
-        });
-      found.promise.catch(() => {}); // who waits for it says so
-    }
-    pages.set(number, found);
-    if (pages.size > KEPT_PAGES) pages.delete(pages.keys().next().value);
-    return found;
-  };
-  const send = async () => {
-    if (sending) return;
-    sending = true;
-    while (waiting.length) {
-      try {
-        const body = JSON.stringify({ ...waiting[0], replaces: times.get(waiting[0].row) ?? "" });
-        const answer = await fetch("decisions", { method: "POST", headers: { "Content-Type": "application/json" }, body });
-        if (answer.status === 400 || answer.status === 409) {
-          const why = (await answer.text()).trim();
-          await restore();
-          const { row } = waiting[0];
-          for (let at = waiting.length - 1; at >= 0; at -= 1) if (waiting[at].row === row) waiting.splice(at, 1);
-          for (const one of waiting) keepDecision(one);
-          refilter();
-          refused = row;
-          warn("refused", `The server refused the decision about row ${row}: ${why}`);
-          continue;
-        }
-        if (!answer.ok) throw new Error((await answer.text()).trim() || `it answers ${answer.status}`);
-        const [{ row, decision, time }] = waiting.splice(0, 1);
-        if (decision === null) times.delete(row);
-        else times.set(row, time);
-        warn("offline", "");
-        if (row === refused) warn("refused", "");
-        lastSaved = performance.now();
-        if (!waiting.length) drawProgress();
-      } catch (error) {
-        warn("offline", `${waiting.length} decisions are not saved yet: the server cannot be reached (${error.message}). Trying again.`);
-        await new Promise((resolve) => setTimeout(resolve, 2000));
-      }
-    }
-    sending = false;
-  };
-  window.addEventListener("beforeunload", (event) => {
-    if (waiting.length) event.preventDefault();
-  });
-  return {
-    kept: "Decisions are saved on the server's disk as they are made.",
-    async rows(start, stop) {
-      const found = [];
-      for (let number = Math.floor(start / PAGE_ROWS); number * PAGE_ROWS < stop; number += 1) {
-        found.push(...(await page(number).promise));
-      }
-      const first = Math.floor(start / PAGE_ROWS) * PAGE_ROWS;
-      return found.slice(start - first, stop - first);
-    },
-    peek(at) {
-      const found = page(Math.floor(at / PAGE_ROWS));
-      const ahead = at + PAGE_ROWS / 4;
-      if (ahead < ROWS.length) page(Math.floor(ahead / PAGE_ROWS)).promise.catch(() => {});
-      return found.rows === null ? undefined : found.rows[at % PAGE_ROWS];
-    },
-    picture: (at) => (config.has_pictures ? `picture/${ROWS[at]}` : undefined),
-    thumbnail: (at) => (config.has_pictures ? `thumbnail/${ROWS[at]}` : undefined),
-    loaded: (at) => pages.get(Math.floor(at / PAGE_ROWS))?.rows?.[at % PAGE_ROWS],
-    isBehind: () => waiting.length > 0,
-    unsaved: () => (performance.now() - lastSaved < SHOWN_MS ? 0 : waiting.length),
-    async decisions() {
-      const answer = await ask("decisions");
-      const found = await answer.json();
-      version = answer.headers.get("Decisions-Version");
-      times = new Map(found.map((one) => [one.row, one.time]));
-      return found;
-    },
-    save(decision) {
-      nSaved += 1;
-      if (!waiting.length) lastSaved = performance.now();
-      waiting.push(decision);
-      send();
-      setTimeout(drawProgress, SHOWN_MS);
-    },
-    remember(name, value) {
-      try {
-        window.localStorage.setItem(`labelsieve-review ${name}`, value);
-      } catch {
-        // The name is typed again.
-      }
-    },
-    recall(name) {
-      try {
-        return window.localStorage.getItem(`labelsieve-review ${name}`);
-      } catch {
-        return null;
-      }
-    },
-    onChange(_, merge) {
-      let asking = false;
-      const check = async () => {
-        if (asking || waiting.length || document.hidden) return;
-        asking = true;
-        const before = nSaved;
-        try {
-          const answer = await ask(`decisions?after=${version}`);
-          const found = await answer.json();
-          warn("others", "");
-          // The answer may be older than what was decided here meanwhile: then it is asked for again.
-          if (nSaved === before) {
-            version = answer.headers.get("Decisions-Version");
-            const news = found.filter((one) => times.get(one.row) !== one.time);
-            for (const { row, time } of news) {
-              if (time === undefined) times.delete(row);
-              else times.set(row, time);
-            }
-            if (news.length) merge(news);
-          }
-        } catch (error) {
-          warn("others", `What others decide is not shown, since the server cannot be reached (${error.message}). Trying again.`);
-        }
-        asking = false;
-      };
-      setInterval(check, CHECK_MS);
-      document.addEventListener("visibilitychange", check);
-    },
-  };
-}
+const source = stored();
 
-const source = SERVED ? served() : embedded();
-
-// ---- Decisions: one of each reviewer about a row; with a server, whose file has one line for a row, one in all.
+// ---- Decisions: one of each reviewer about a row.
 
 const byReviewer = new Map();
 let reviewer = "";
@@ -317,9 +154,8 @@ let downloaded = true;
 let lastTime = 0;
 
 function decisionsOf(name) {
-  const key = SERVED ? "" : name;
-  if (!byReviewer.has(key)) byReviewer.set(key, new Map());
-  return byReviewer.get(key);
+  if (!byReviewer.has(name)) byReviewer.set(name, new Map());
+  return byReviewer.get(name);
 }
 
 const mine = () => decisionsOf(reviewer);
@@ -386,42 +222,13 @@ async function restore() {
   for (const one of found) decisionsOf(one.reviewer).set(one.row, one);
 }
 
-function mergeDecisions(news) {
-  // Take over what others decided, or took back.
-  for (const one of news) {
-    const decision = checked(one);
-    if (decision === null) mine().delete(one.row);
-    else keepDecision(decision);
-  }
-  const own = ROWS[current];
-  // The row on the screen stays, whatever the filters say now: a key would decide about one that nobody has seen.
-  const stays = shown[lowerBound(current)] === current;
-  filterRows();
-  if (!stays) settle();
-  else if (shown[lowerBound(current)] !== current) shown.splice(lowerBound(current), 0, current);
-  const isOwn = news.some((one) => one.row === own);
-  if (isOwn) lastNews = performance.now();
-  if (isOwn || isGrid || !stays) draw();
-  else {
-    drawProgress();
-    drawActions();
-    if (drawn === current) drawAbout(source.peek(current));
-  }
-  drawReviewers();
-  if (isOwn) say(`Row ${own} ${mine().has(own) ? newsOf(mine().get(own)) : "is not decided any more"}.`);
-}
-
-function newsOf(one) {
-  return `${inWords(one)} by ${one.reviewer === "" ? "somebody else" : one.reviewer}`;
-}
-
 function decisionLines() {
   const lines = [COLUMNS];
   for (const [at, row] of ROWS.entries()) {
     for (const own of byReviewer.values()) {
       const one = own.get(row);
       if (one === undefined) continue;
-      lines.push([row, source.loaded(at)?.id ?? "", one.given_label, one.decision, one.label, one.reviewer, one.time, config.fingerprint]);
+      lines.push([row, config.rows[at].id ?? "", one.given_label, one.decision, one.label, one.reviewer, one.time, config.fingerprint]);
     }
   }
   return lines;
@@ -456,9 +263,7 @@ function importedDecisions(text) {
 let shown = []; // positions, ascending
 let current = 0;
 let isGrid = false;
-let drawn = null; // the position whose row is on the screen
 let lastClick = 0;
-let lastNews = -Infinity; // when somebody else's decision about the row on the screen came
 let single = true; // whether single keys work
 const undoable = [];
 
@@ -540,9 +345,7 @@ function drawProgress() {
   const n = mine().size;
   $("done").max = Math.max(1, ROWS.length);
   $("done").value = n;
-  const unsaved = source.unsaved();
-  const left = unsaved ? `, ${unsaved.toLocaleString("en")} not saved yet` : "";
-  $("done-text").textContent = `${n.toLocaleString("en")} of ${ROWS.length.toLocaleString("en")} decided${left}`;
+  $("done-text").textContent = `${n.toLocaleString("en")} of ${ROWS.length.toLocaleString("en")} decided`;
 }
 
 function drawActions() {
@@ -571,7 +374,7 @@ function drawOne(row) {
   const at = current;
   $("row-name").textContent = rowName(at, row);
   drawAbout(row);
-  const url = source.picture(at);
+  const url = row.picture;
   $("figure").hidden = url === undefined;
   if (url === undefined) $("picture").removeAttribute("src");
   else if ($("picture").getAttribute("src") !== url) {
@@ -621,7 +424,7 @@ function card(at, row) {
   const made = element("div", { className: own === undefined ? "card" : "card done", id: `card-${at}` });
   made.setAttribute("role", "option");
   made.setAttribute("aria-selected", String(at === current));
-  const url = source.thumbnail(at);
+  const url = row.picture;
   if (url !== undefined) {
     const image = element("img", { alt: "", loading: "lazy", src: url });
     image.addEventListener("load", () => image.classList.toggle("small", image.naturalWidth <= 128));
@@ -643,9 +446,9 @@ function gridPositions() {
   return [start, shown.slice(start, start + GRID_CARDS)];
 }
 
-function drawGrid(rows) {
+function drawGrid() {
   const [start, positions] = gridPositions();
-  $("grid").replaceChildren(...positions.map((at, number) => card(at, rows[number])));
+  $("grid").replaceChildren(...positions.map((at) => card(at, config.rows[at])));
   $("grid").setAttribute("aria-activedescendant", `card-${current}`);
   $(`card-${current}`)?.scrollIntoView({ block: "nearest" });
   const last = start + positions.length;
@@ -658,40 +461,21 @@ function draw() {
   $("nothing").hidden = shown.length > 0;
   $("one").hidden = isGrid || shown.length === 0;
   $("many").hidden = !isGrid || shown.length === 0;
-  drawn = null;
   if (shown.length === 0) return;
-  const positions = isGrid ? gridPositions()[1] : [current];
-  const rows = positions.map(source.peek);
-  if (rows.every((row) => row !== undefined)) {
-    if (isGrid) drawGrid(rows);
-    else drawOne(rows[0]);
-    drawn = current;
-    warn("rows", "");
-    return;
-  }
-  const wanted = current;
-  if (!isGrid) $("row-name").textContent = `Row ${ROWS[current]}: loading`;
-  $("classes").replaceChildren();
-  const pages = new Set(positions.map((at) => Math.floor(at / PAGE_ROWS) * PAGE_ROWS));
-  Promise.all([...pages].map((start) => source.rows(start, start + 1))).then(
-    () => wanted === current && drawn === null && draw(),
-    (error) => warn("rows", `Rows cannot be loaded: ${error.message}`),
-  );
+  if (isGrid) drawGrid();
+  else drawOne(config.rows[current]);
 }
 
 function move(at) {
   if (at === undefined || shown.length === 0) return;
   const isOther = current !== at;
-  if (isOther) lastNews = -Infinity;
   current = at;
   draw();
   // On a small screen the classes are below the picture: begin at the top of the next row.
   if (isOther && !isGrid && $("one").getBoundingClientRect().top < 0) $("one").scrollIntoView({ block: "start" });
-  if (drawn !== null) {
-    const suggestion = SUGGESTED[at] < 0 ? "" : `, suggested ${className(SUGGESTED[at])}`;
-    const own = mine().get(ROWS[at]);
-    say(`Row ${ROWS[at]}, given ${className(GIVEN[at])}${suggestion}${own === undefined ? "" : `, ${inWords(own)}`}`);
-  }
+  const suggestion = SUGGESTED[at] < 0 ? "" : `, suggested ${className(SUGGESTED[at])}`;
+  const own = mine().get(ROWS[at]);
+  say(`Row ${ROWS[at]}, given ${className(GIVEN[at])}${suggestion}${own === undefined ? "" : `, ${inWords(own)}`}`);
 }
 
 function step(by) {
@@ -703,14 +487,6 @@ function step(by) {
 
 function decide(k) {
   if (shown.length === 0) return;
-  if (drawn !== current) {
-    say("This row is not loaded yet.");
-    return;
-  }
-  if (performance.now() - lastNews < UNSEEN_MS) {
-    say(`Row ${ROWS[current]} has just been decided by somebody else: look at it again.`);
-    return;
-  }
   const at = current;
   const row = ROWS[at];
   const before = mine().get(row);
@@ -754,7 +530,7 @@ function undo() {
     if (place < 0) break;
     [last] = undoable.splice(place, 1);
     if (mine().get(last.row)?.time === last.time) break;
-    last = undefined; // it was changed since, from another tab, a table or by somebody else
+    last = undefined; // it was changed since, from another tab or a table
   }
   if (last === undefined) {
     // After a reload: the last decision that is there.
@@ -787,15 +563,13 @@ function setGrid(on) {
 }
 
 function setReviewer(name) {
-  const here = new Set(undoable.filter((one) => one.reviewer === "").map((one) => one.row));
-  const isNameless = (one) => one.reviewer === "" && (!SERVED || here.has(one.row));
-  const adopted = reviewer === "" && name !== "" ? [...mine().values()].filter(isNameless) : [];
+  const adopted = reviewer === "" && name !== "" ? [...mine().values()] : [];
   reviewer = name;
   $("reviewer").value = name;
   const replaced = new Map();
   for (const one of adopted) {
-    if (!SERVED) removeDecision(one.row, "");
-    const earlier = SERVED ? undefined : mine().get(one.row);
+    removeDecision(one.row, "");
+    const earlier = mine().get(one.row);
     if (isLater(earlier, one)) continue;
     replaced.set(one.row, earlier);
     storeDecision({ ...one, reviewer: name });
@@ -824,10 +598,6 @@ function refilter() {
 }
 
 function download() {
-  if (SERVED && !source.isBehind()) {
-    element("a", { href: "decisions.csv", download: "decisions.csv" }).click();
-    return;
-  }
   const text = csvText(decisionLines());
   const url = URL.createObjectURL(new Blob([text], { type: "text/csv;charset=utf-8" }));
   const name = reviewer.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 40);
@@ -873,7 +643,7 @@ function matches(text) {
   folded ??= config.classes.map(plain);
   const wanted = plain(text.trim());
   if (wanted === "") {
-    const row = source.peek(current) ?? {};
+    const row = config.rows[current];
     const first = candidates(current, row).map(([k]) => k);
     const rest = [];
     for (let k = 0; k < folded.length && first.length + rest.length < LISTED_CLASSES; k += 1) if (!first.includes(k)) rest.push(k);
@@ -984,7 +754,7 @@ const ACTIONS = {
 
 function actionOf(key) {
   if (/^[1-9]$/.test(key)) {
-    const row = isGrid ? undefined : source.peek(current);
+    const row = isGrid ? undefined : config.rows[current];
     const found = row === undefined ? undefined : candidates(current, row)[Number(key) - 1];
     return found === undefined ? undefined : () => decide(found[0]);
   }
@@ -1053,22 +823,20 @@ async function start() {
   const pairs = GIVEN.map((k, at) => (SUGGESTED[at] < 0 || SUGGESTED[at] === k ? null : `${k} ${SUGGESTED[at]}`));
   const nameOfPair = (pair) => pair.split(" ").map((k) => className(Number(k))).join(" → ");
   $("pair-filter").append(...countedOptions(pairs.filter(Boolean), nameOfPair, LISTED_PAIRS));
-  $("kept-where").textContent = source.kept;
   if (ROWS.length === 0) $("nothing").textContent = "There are no rows to review.";
   try {
     await restore();
   } catch (error) {
     warn("loaded", `Decisions cannot be loaded: ${error.message}`);
   }
-  // Decisions at the server may be somebody else's, whose name is not taken.
-  reviewer = source.recall("reviewer") ?? (SERVED ? "" : [...mine().values()].pop()?.reviewer) ?? "";
+  reviewer = source.recall("reviewer") ?? [...mine().values()].pop()?.reviewer ?? "";
   $("reviewer").value = reviewer;
   drawReviewers();
   filterRows();
   const first = shown.find((at) => !mine().has(ROWS[at]));
   current = first ?? 0;
   draw();
-  source.onChange(() => restore().then(refilter), mergeDecisions);
+  source.onChange(() => restore().then(refilter));
   document.documentElement.dataset.ready = "true";
 }
 

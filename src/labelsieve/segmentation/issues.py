@@ -1,4 +1,4 @@
-"""Pictures of images with the pixels marked whose labels are probably wrong."""
+"""The issues among pixels, by image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from labelsieve.errors import InvalidInputError, MissingDependencyError
 from labelsieve.options import FLOAT_TOLERANCE, check_positive, check_whole_number
 from labelsieve.results.label_issues import GroupedIssues, LabelIssues, compare_with, lowest
-from labelsieve.results.pictures import encode_thumbnail, open_pictures
+from labelsieve.results.pictures import Pictures, encode_thumbnail, open_pictures
 from labelsieve.results.report import check_report, write_report
 from labelsieve.results.result import IssueRows, frame_of
 from labelsieve.results.units import EqualImages, PixelLayout
@@ -25,53 +25,17 @@ if TYPE_CHECKING:
 
     from labelsieve.confident_learning.thresholds import Bools, Float64s, Floats, Int64s
 
-# Of a marked pixel, the share of the color that marks it.
-_MARK_SHARE: Final = 0.65
-_MARK: Final = np.array([220, 30, 0], np.float64)
-# Where there is no picture, the gray of the other pixels.
-_GRAY: Final = 225
-
-
-class MarkedPictures:
-    """The pictures of all images, taken one at a time.
-
-    Parameters
-    ----------
-    images : object, optional
-        Pictures, as `open_pictures` takes them; without them, the masks alone are drawn.
-    n_images : int
-        Number of images.
-
-    Raises
-    ------
-    InvalidInputError
-        For another number of pictures, or anything but pictures.
-    """
-
-    def __init__(self, images: Any, n_images: int) -> None:
-        self._pictures = None if images is None else open_pictures(images, n_images)
-
-    def marked(self, image: int, mask: Bools) -> npt.NDArray[np.uint8]:
-        """Return the ``(H, W, 3)`` picture of an image with the pixels of the ``(H, W)`` `mask` marked in red."""
-        picture = np.full((*mask.shape, 3), _GRAY, np.float64)
-        if self._pictures is not None:
-            given = np.asarray(self._pictures.image(image).convert("RGB"))
-            if given.shape != picture.shape:
-                raise InvalidInputError(
-                    f"the picture of image {image:,} has {given.shape[0]:,} x {given.shape[1]:,} pixels, its mask "
-                    f"{mask.shape[0]:,} x {mask.shape[1]:,}"
-                )
-            picture[:] = given
-        picture[mask] = picture[mask] * (1 - _MARK_SHARE) + _MARK * _MARK_SHARE
-        return picture.astype(np.uint8)
-
-
 # Temperature of the scores of images, as cleanlab's.
 TEMPERATURE: Final = 0.1
 # Images in a report, and the bytes of the picture of each, which is larger than those of rows.
 _SHOWN_IMAGES: Final = 20
 _PICTURE_BYTES: Final = 100_000
 _PICTURE_SIDE: Final = 384
+# Of a marked pixel, the share of the color that marks it.
+_MARK_SHARE: Final = 0.65
+_MARK: Final = np.array([220, 30, 0], np.float64)
+# Where there is no picture, the gray of the other pixels.
+_GRAY: Final = 225
 # Pixels whose mask is held at a time, unless an image has more.
 _MASK_PIXELS: Final = 1 << 26
 # Issues that are read at a time.
@@ -113,21 +77,14 @@ class SegmentationIssues(GroupedIssues):
            [False, False]])
     """
 
+    layout: EqualImages | PixelLayout
+
     def __init__(self, rows: LabelIssues) -> None:
         super().__init__(rows)
+        self.n_images = self.layout.n_groups
         # The mask of some images, from the first one on.
         self._held: tuple[int, int, Bools] = (0, 0, np.empty(0, np.bool_))
         self._image_scores: dict[float, Float64s] = {}
-
-    @property
-    def layout(self) -> EqualImages | PixelLayout:
-        """Where each pixel is."""
-        return cast("EqualImages | PixelLayout", self._layout)
-
-    @property
-    def n_images(self) -> int:
-        """Number of images."""
-        return self._layout.n_groups
 
     def shape(self, image: int) -> tuple[int, int]:
         """Return height and width of an image."""
@@ -161,7 +118,7 @@ class SegmentationIssues(GroupedIssues):
             first, last, flat = self._held
             if not first <= image < last:
                 first, last, flat = self._held = self._mask_from(image)
-            start, stop = (self._layout.edges(image, image + 1) - self._layout.edges(first, first)[0]).tolist()
+            start, stop = (self.layout.edges(image, image + 1) - self.layout.edges(first, first)[0]).tolist()
             return flat[start:stop].reshape(self.layout.shape(image)).copy()
         if isinstance(self.layout, EqualImages):
             layout = self.layout
@@ -175,11 +132,11 @@ class SegmentationIssues(GroupedIssues):
 
     def _mask_from(self, first: int) -> tuple[int, int, Bools]:
         """Return the numbers of the first image, and the one behind the last, of a flat mask of some images."""
-        n, begin = 1, int(self._layout.edges(first, first)[0])
-        while first + n < self.n_images and self._layout.edges(first, first + 2 * n)[-1] - begin <= _MASK_PIXELS:
+        n, begin = 1, int(self.layout.edges(first, first)[0])
+        while first + n < self.n_images and self.layout.edges(first, first + 2 * n)[-1] - begin <= _MASK_PIXELS:
             n *= 2
         last = min(first + n, self.n_images)
-        return first, last, self._mask_of_rows(begin, int(self._layout.edges(first, last)[-1]))
+        return first, last, self._mask_of_rows(begin, int(self.layout.edges(first, last)[-1]))
 
     # Scores ----------------------------------------------------------------------------------------------------------
 
@@ -280,7 +237,7 @@ class SegmentationIssues(GroupedIssues):
         total: dict[int, int] = {}
         for part in self._parts():
             keys, counts = np.unique(
-                self._layout.groups_of(part.rows) * self.n_classes + part.given_labels, return_counts=True
+                self.layout.groups_of(part.rows) * self.n_classes + part.given_labels, return_counts=True
             )
             for key, n in zip(keys.tolist(), counts.tolist(), strict=True):
                 total[key] = total.get(key, 0) + n
@@ -334,7 +291,7 @@ class SegmentationIssues(GroupedIssues):
         except ImportError as error:
             raise MissingDependencyError("Finding connected pixels", "images") from error
         issues, width = self._issues_of(self._checked_group(image)), self.shape(image)[1]
-        start = int(self._layout.edges(image, image)[0])
+        start = int(self.layout.edges(image, image)[0])
         place = np.full(self.shape(image), -1, np.int64)
         place.reshape(-1)[issues.rows - start] = np.arange(len(issues.rows))
         pairs = issues.given_labels.astype(np.int64) * self.n_classes + issues.suggested_labels
@@ -406,12 +363,13 @@ class SegmentationIssues(GroupedIssues):
         page, top = Path(check_place("path", path)), check_whole_number("top", top, 0)
         check_report(page)
         comparison = compare_with(before, self.rows)
-        pictures, frame = MarkedPictures(images, self.n_images), self._image_columns(min(top, _SHOWN_IMAGES))
+        pictures = None if images is None else open_pictures(images, self.n_images)
+        frame = self._image_columns(min(top, _SHOWN_IMAGES))
         groups = [
             {
                 "image": image,
                 "picture": encode_thumbnail(
-                    pictures.marked(image, self.mask(image)), _PICTURE_BYTES, _PICTURE_SIDE
+                    _marked(pictures, image, self.mask(image)), _PICTURE_BYTES, _PICTURE_SIDE
                 ).url,
                 "issues": n_issues,
                 "score": score,
@@ -464,3 +422,18 @@ def softmin(scores: Floats, temperature: float) -> float:
     np.exp(weights, out=weights)
     weights /= weights.sum()
     return float(np.einsum("i,i->", values, weights))
+
+
+def _marked(pictures: Pictures | None, image: int, mask: Bools) -> npt.NDArray[np.uint8]:
+    """Return the ``(H, W, 3)`` picture of an image with the pixels of the ``(H, W)`` `mask` marked in red."""
+    picture = np.full((*mask.shape, 3), _GRAY, np.float64)
+    if pictures is not None:
+        given = np.asarray(pictures.image(image).convert("RGB"))
+        if given.shape != picture.shape:
+            raise InvalidInputError(
+                f"the picture of image {image:,} has {given.shape[0]:,} x {given.shape[1]:,} pixels, its mask "
+                f"{mask.shape[0]:,} x {mask.shape[1]:,}"
+            )
+        picture[:] = given
+    picture[mask] = picture[mask] * (1 - _MARK_SHARE) + _MARK * _MARK_SHARE
+    return picture.astype(np.uint8)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError
 from labelsieve.options import check_whole_number
-from labelsieve.results.label_issues import IssuePairs, as_tuples, compare_with, later, lowest
+from labelsieve.results.label_issues import IssuePairs, LabelIssues, as_tuples, compare_with, later, lowest
 from labelsieve.results.report import write_report
 from labelsieve.storage.remote import check_place
 
@@ -58,15 +58,9 @@ class TokenIssues(IssuePairs):
     ([(1, 1)], array([0.7, 0.2]))
     """
 
-    @property
-    def n_sentences(self) -> int:
-        """Number of sentences, those without tokens included."""
-        return self.layout.n_groups
-
-    @property
-    def n_tokens(self) -> int:
-        """Number of tokens, those without a label included."""
-        return self.rows.n_rows
+    def __init__(self, rows: LabelIssues) -> None:
+        super().__init__(rows)
+        self.n_sentences, self.n_tokens = self.layout.n_groups, rows.n_rows
 
     @property
     def edges(self) -> Int64s:
@@ -284,25 +278,6 @@ class TokenIssues(IssuePairs):
         >>> found.review(f"{tempfile.mkdtemp()}/review.html", tokens=[["He", "saw", "Rome"], ["It", "rained"]])
         """
         later("review.page").write_review(self.rows, path, marked=self._marker(tokens), **choices)
-
-    def serve_review(self, decisions: str | os.PathLike[str], *, tokens: Any = None, **choices: Any) -> None:
-        """Serve the page of `review` until Ctrl-C: see `LabelIssues.serve_review`.
-
-        Parameters
-        ----------
-        decisions : path
-            Ends in ``.csv``; decisions are written to it as they are made.
-        tokens : sequence of sequence of str, optional
-            As for `review`.
-        **choices : object
-            As for `review`, and ``host`` and ``port``.
-
-        Raises
-        ------
-        InvalidInputError, InUseError, MissingDependencyError, UnwritableError
-            As `LabelIssues.serve_review`; and for words that are not those of the tokens.
-        """
-        later("review.page").serve_review(self.rows, decisions, marked=self._marker(tokens), **choices)
 
     def _marker(self, tokens: Any) -> Callable[[int], tuple[str, str, str]] | None:
         """Return a function that shows a row, as a word in its sentence; None without words."""
