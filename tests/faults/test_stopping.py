@@ -14,7 +14,7 @@ import pytest
 from draws import assert_same_bits, draw, find, in_turn
 from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import UnreadableDataError
-from labelsieve.execution.executor import TaskAbandoned
+from labelsieve.execution.graph import TaskAbandoned
 from labelsieve.execution.progress import Progress
 from labelsieve.job.kept import SummaryReader
 from labelsieve.job.partition import Batches, Partition, RowRange

@@ -15,7 +15,7 @@ import zarr
 
 import draws
 import labelsieve
-from labelsieve.execution import memory
+from labelsieve.job import grid as memory
 from labelsieve.job import grid as partitioning
 from labelsieve.results import store as export
 from labelsieve.results import store as zarr_store
