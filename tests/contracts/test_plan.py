@@ -59,7 +59,7 @@ def n_threads(request):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Make stored chunks of the result small, so that there are spans and runs."""
-    monkeypatch.setattr(partitioning, "RESULT_ROWS", 64)
+    monkeypatch.setattr("labelsieve.results.store.RESULT_ROWS", 64)
     monkeypatch.setattr(partitioning, "_SPAN_BYTES", 4000)
 
 
