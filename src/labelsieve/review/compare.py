@@ -16,7 +16,6 @@ from labelsieve.errors import InvalidInputError, warn
 from labelsieve.results.label_issues import LabelIssues, open_rows
 from labelsieve.results.result import Result, frame_of
 from labelsieve.results.store import check_ending, replacing, write_table
-from labelsieve.results.units import TagLayout
 from labelsieve.storage.folder import open_folder
 
 if TYPE_CHECKING:
@@ -444,21 +443,8 @@ def _check_same_rows(before: Result, after: Result) -> None:
     if kinds[0] != kinds[1]:
         shown = [kind or "rows without groups" for kind in kinds]
         raise InvalidInputError(f"before is a result of {shown[0]}, after of {shown[1]}")
-    if not _same_groups(before, after):
-        raise InvalidInputError(f"before and after have other {after.layout.units[1] if after.layout else 'groups'}")
-
-
-def _same_groups(before: Result, after: Result) -> bool:
-    one, other = before.layout, after.layout
-    if one is None or other is None:
-        return one is other
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, TagLayout) and isinstance(other, TagLayout):  # names may be missing
-        return (one.n_examples, one.n_tags) == (other.n_examples, other.n_tags)
-    if one.attributes() != other.attributes():
-        return False
-    return one.array is other.array or np.array_equal(one.array, other.array)  # type: ignore[arg-type]  # one type
+    if before.layout is not None and after.layout is not None and not before.layout.has_same_groups(after.layout):
+        raise InvalidInputError(f"before and after have other {after.layout.units[1]}")
 
 
 def _emptied(table: Columns) -> Columns:
