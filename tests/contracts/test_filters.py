@@ -519,11 +519,11 @@ def test_arrays_in_memory_are_handed_out_again_where_a_worker_dies(monkeypatch, 
     ):
         hold = ClusterExecutor.hold
 
-        def killing(executor, stage, *args):
-            if not killed and stage.output.name.startswith(layer):
+        def killing(executor, array, *args):
+            if not killed and array.name.startswith(layer):
                 killed.append(next(iter(cluster.workers.values())).pid)
                 os.kill(killed[0], signal.SIGKILL)
-            return hold(executor, stage, *args)
+            return hold(executor, array, *args)
 
         monkeypatch.setattr(ClusterExecutor, "hold", killing)
         found = find(client=client, **choices, **CUT)

@@ -11,7 +11,7 @@ import zarr
 import draws
 import labelsieve
 from labelsieve import InvalidInputError, LabelsieveWarning, UnreadableDataError
-from labelsieve.execution import memory
+from labelsieve.job import grid as memory
 from labelsieve.job import grid as partitioning
 from labelsieve.storage import checked as checked_arrays
 

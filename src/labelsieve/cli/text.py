@@ -12,7 +12,7 @@ import click
 
 from labelsieve import __version__
 from labelsieve.errors import LabelsieveError, size
-from labelsieve.execution.memory import CANDIDATE_BYTES, CANDIDATE_COPIES
+from labelsieve.job.grid import CANDIDATE_BYTES, CANDIDATE_COPIES
 from labelsieve.options import ABSENT_THRESHOLD
 from labelsieve.results.store import ISSUE_BYTES
 from labelsieve.storage.remote import without_query
@@ -47,7 +47,7 @@ def find_answer(issues: LabelIssues, seconds: float, output: str | None, report:
     output, report : str or Path, optional
         What was written.
     """
-    from labelsieve.execution.memory import peak_bytes
+    from labelsieve.execution.executor import peak_bytes
 
     facts, of_result = issues.facts, ("num_issues", "estimated_num_issues", "n_rows", "n_ignored", "n_classes")
     of_run = ("n_reads", "rows_read", "rows_resumed", "n_batches", "n_partitions", "finished")

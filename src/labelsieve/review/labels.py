@@ -43,7 +43,7 @@ from labelsieve.sources.names import is_missing
 from labelsieve.sources.npy import ARCHIVE_SUFFIXES, NpySource, split_member
 from labelsieve.sources.places import are_places, is_pattern, local_path, open_place, open_places
 from labelsieve.sources.source import Source
-from labelsieve.sources.zarr import ZarrSource, is_zarr_folder, local_folder
+from labelsieve.sources.zarr import ZarrSource, is_zarr_folder
 from labelsieve.storage.remote import check_place, without_query
 from labelsieve.token_classification.rows import depth_of, join_labels
 
@@ -407,7 +407,7 @@ class SourceLabels(LabelFile):
 
     def is_part(self, path: Path) -> bool:
         """Return whether a path is one of the shards, or the archive."""
-        sources = self.stored.shards if isinstance(self.stored, ShardsSource) else (self.stored,)
+        sources = self.stored.children if isinstance(self.stored, ShardsSource) else (self.stored,)
         files = [Path(place) for one in sources if (place := local_path(split_member(one.where)[0])) is not None]
         return any(file.exists() and path.samefile(file) for file in files)
 
@@ -449,7 +449,7 @@ class SourceLabels(LabelFile):
             changed, own = within(rows, start, len(block)), block
             if changed.stop > changed.start:
                 # The memory may be the user's, or a file's.
-                own = block.astype(dtype, copy=self.source.in_memory or not block.flags.writeable)
+                own = block.astype(dtype, copy=self.source.facts.in_memory or not block.flags.writeable)
                 own[rows[changed] - start] = values[changed]
             start += len(block)
             yield self.as_stored(own.astype(dtype, copy=False))
@@ -1059,7 +1059,7 @@ def open_given_labels(
     tags = class_names or (None if layout is None else layout.tags)
     asked = Asked(task, tags, of_result or task in (None, "classification", "tokens"))
     if type(labels).__module__.partition(".")[0] == "zarr" and hasattr(labels, "chunks"):
-        labels = local_folder(labels) or labels[...]
+        labels = ZarrSource(labels).folder or labels[...]
     if _are_shards(labels):
         files = image_files("labels", labels)
         if files is not None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import draws
 import labelsieve
 import naive
-from labelsieve.execution import memory
+from labelsieve.job import grid as memory
 from labelsieve.job import grid as partitioning
 from labelsieve.job import table as external_sort
 from labelsieve.job.table import Keys, SortedRun
