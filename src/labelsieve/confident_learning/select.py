@@ -485,27 +485,21 @@ class UpToCut:
 
 
 @dataclass(frozen=True)
-class OffDiagonalRows:
-    """The rows that the confident joint counts off its diagonal."""
+class Where:
+    """The rows that `condition` is true of. Parts are not used."""
+
+    condition: Callable[[SummaryBlock], Bools]
 
     def picker(self, _part: Any) -> Picker:
         """Return a function that picks rows."""
-
-        def pick(block: SummaryBlock, _first: int) -> Positions:
-            if block.off_diagonal is None:
-                raise RuntimeError("off_diagonal is added by the second pass")
-            return np.flatnonzero(block.off_diagonal)
-
-        return pick
+        return lambda block, _first: np.flatnonzero(self.condition(block))
 
 
-@dataclass(frozen=True)
-class LabelNotPredicted:
-    """The rows whose label is not the predicted class."""
-
-    def picker(self, _part: Any) -> Picker:
-        """Return a function that picks rows."""
-        return lambda block, _first: np.flatnonzero(block.predicted != block.label)
+def is_off_diagonal(block: SummaryBlock) -> Bools:
+    """Return which rows the confident joint counts off its diagonal."""
+    if block.off_diagonal is None:
+        raise RuntimeError("off_diagonal is added by the second pass")
+    return block.off_diagonal
 
 
 def label_scores(block: SummaryBlock) -> Ranked:
