@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -474,14 +473,16 @@ class UpToCut:
 
     def picker(self, part: int | None) -> Picker:
         """Return a function that picks rows."""
-        return partial(self._pick, [part])
+        left = part
 
-    def _pick(self, left: list[int | None], block: SummaryBlock, _first: int) -> Positions:
-        """Return the selected positions of the next block; `left` holds the number of rows still to select."""
-        scores, [quota] = self.cut_scores(block), left
-        if quota is not None:
-            left[0] = quota - min(quota, count_inside(scores, self.cut))
-        return rows_up_to(scores, self.cut, quota)
+        def pick(block: SummaryBlock, _first: int) -> Positions:
+            nonlocal left
+            scores, quota = self.cut_scores(block), left
+            if quota is not None:
+                left = quota - min(quota, count_inside(scores, self.cut))
+            return rows_up_to(scores, self.cut, quota)
+
+        return pick
 
 
 @dataclass(frozen=True)
