@@ -6,8 +6,7 @@ import multiprocessing
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal
 
 import psutil
@@ -37,6 +36,15 @@ from labelsieve.storage.remote import check_place
 @dataclass(frozen=True)
 class JobSettings:
     """All settings of `labelsieve.find_label_issues`, under the same names, and one of cleanlab's function.
+
+    Attributes
+    ----------
+    filter : Filter
+        The filter, whose ``settings`` are the settings that change the result.
+    given_joint : ConfidentCounts or None
+        The joint of the user that the filters that prune use in place of their own.
+    checks : RowChecks
+        Which rows are accepted although they cannot be a distribution.
 
     Raises
     ------
@@ -76,21 +84,43 @@ class JobSettings:
     ids: Any = None
     confident_joint: Any = None  # for the filters that prune, of cleanlab's functions and of tags
 
+    filter: Filter = field(init=False, repr=False, compare=False)
+    given_joint: ConfidentCounts | None = field(init=False, repr=False, compare=False)
+    checks: RowChecks = field(init=False, repr=False, compare=False)
+
     def __post_init__(self) -> None:
         check_flag("fresh", self.fresh)
-        object.__setattr__(self, "ignore_label", check_ignore_label(self.ignore_label))
         check_flag("from_logits", self.from_logits)
-        object.__setattr__(self, "dtype", check_dtype(self.dtype))
-        check_sizes(self.batch_size, self.partition_batches)
-        object.__setattr__(self, "retries", check_whole_number("retries", self.retries, 0))
-        object.__setattr__(self, "wait", check_seconds("wait", self.wait))
-        object.__setattr__(self, "n_jobs", resolve_n_jobs(self.n_jobs, verbose=self.progress is not False))
-        object.__setattr__(self, "output", self._checked_output())
-        self.filter, self.checks, self.given_joint  # noqa: B018  # to raise their errors here
+        checked: dict[str, Any] = {
+            "retries": check_whole_number("retries", self.retries, 0),
+            "wait": check_seconds("wait", self.wait),
+        }
+        if self.ignore_label is not NOTHING:
+            checked["ignore_label"] = check_ignore_label(self.ignore_label)
+        if self.dtype is not None:
+            checked["dtype"] = check_dtype(self.dtype)
+        if not all(type(size) is str and size == "auto" for size in (self.batch_size, self.partition_batches)):
+            check_sizes(self.batch_size, self.partition_batches)
+        if type(self.n_jobs) is not int or self.n_jobs != 1:
+            checked["n_jobs"] = resolve_n_jobs(self.n_jobs, verbose=self.progress is not False)
+        if self.output is not None:
+            checked["output"] = _checked_output(self.output)
+        vars(self).update(checked)
+        rule = self._filter()
+        if self.allow_unnormalized_rows == "warn":
+            checks = RowChecks(unnormalized_rows="warn")
+        else:
+            flags = {"allow_zero_rows": self.allow_zero_rows, "allow_unnormalized_rows": self.allow_unnormalized_rows}
+            checks = RowChecks.of(**flags)
+        joint = self.confident_joint
+        if joint is not None:
+            if not rule.prunes:
+                raise InvalidInputError(f"filter_by={rule.name!r} does not use confident_joint")
+            joint = joint if isinstance(joint, ConfidentCounts) else entries_of("confident_joint", joint).counts()
+        vars(self).update(filter=rule, given_joint=joint, checks=checks)
 
-    @cached_property
-    def filter(self) -> Filter:
-        """The filter, whose ``settings`` are the settings that change the result."""
+    def _filter(self) -> Filter:
+        """Return the filter, whose ``settings`` are the settings that change the result."""
         method, rule = self.method, self.rule
         if self.rank_by is not None:
             if self.filter_by is None:
@@ -115,36 +145,16 @@ class JobSettings:
             )
         )
 
-    @cached_property
-    def given_joint(self) -> ConfidentCounts | None:
-        """The joint of the user that the filters that prune use in place of their own; None if there is none."""
-        if self.confident_joint is None:
-            return None
-        if not self.filter.prunes:
-            raise InvalidInputError(f"filter_by={self.filter.name!r} does not use confident_joint")
-        if isinstance(self.confident_joint, ConfidentCounts):
-            return self.confident_joint
-        return entries_of("confident_joint", self.confident_joint).counts()
 
-    @cached_property
-    def checks(self) -> RowChecks:
-        """Which rows are accepted although they cannot be a distribution."""
-        if self.allow_unnormalized_rows == "warn":
-            return RowChecks(unnormalized_rows="warn")
-        return RowChecks.of(allow_zero_rows=self.allow_zero_rows, allow_unnormalized_rows=self.allow_unnormalized_rows)
-
-    def _checked_output(self) -> str | None:
-        if self.output is None:
-            return None
-        output = self.output
-        location = check_place("output", output) if isinstance(output, str | os.PathLike) else output
-        if not isinstance(location, str) or not location.endswith(".zarr"):
-            raise InvalidInputError(f"output must be a path or URL that ends in .zarr, not {output!r}")
-        return location
+def _checked_output(output: Any) -> str:
+    location = check_place("output", output) if isinstance(output, str | os.PathLike) else output
+    if not isinstance(location, str) or not location.endswith(".zarr"):
+        raise InvalidInputError(f"output must be a path or URL that ends in .zarr, not {output!r}")
+    return location
 
 
 # The settings that `labelsieve.find_label_issues` takes.
-SETTING_NAMES: Final = tuple(one.name for one in fields(JobSettings) if one.name != "confident_joint")
+SETTING_NAMES: Final = tuple(one.name for one in fields(JobSettings) if one.init and one.name != "confident_joint")
 
 
 def resolve_n_jobs(n_jobs: int | None, *, verbose: bool = True) -> int:
