@@ -38,11 +38,10 @@ from labelsieve.execution.cluster import choose_executor
 from labelsieve.execution.executor import LostDataError, free_bytes
 from labelsieve.job import fork_pool
 from labelsieve.job.grid import arrays_of, candidate_bytes, expected_issues, partitions_by_array
-from labelsieve.job.inputs import Inputs, check_output_of, on_grid, open_given, open_pair
+from labelsieve.job.inputs import Inputs, JobSettings, check_output_of, on_grid, open_given, open_pair
 from labelsieve.job.kept import Kept, digest
 from labelsieve.job.passes import Passes
 from labelsieve.job.plan import Fit, Plan, check_cluster, fit_in_memory, make_plan
-from labelsieve.job.settings import JobSettings
 from labelsieve.job.whole_rows import member_accuracies
 from labelsieve.job.workdir import (
     Workdir,
