@@ -26,6 +26,7 @@ from labelsieve.job import inputs as grids
 from labelsieve.job.grid import INTERPRETER_BYTES, Need
 from labelsieve.options import FILTER_NAMES
 from labelsieve.sources import open as open_array
+from labelsieve.sources.source import ReadFacts
 
 N_ROWS = 2000
 pytestmark = pytest.mark.usefixtures("two_threads")
@@ -381,15 +382,14 @@ def test_a_plan_says_where_its_limit_comes_from(monkeypatch):
 class Unreadable(open_array.Source):
     """Says what it is and cannot be read."""
 
-    in_pieces = False
-
     def open(self, start=0, stop=None):
         pytest.fail("something was read")
 
 
 @pytest.mark.parametrize("output", [None, "r.zarr"])
 def test_nothing_is_read_for_a_plan(output):
-    labels, probs = Unreadable((10**9,), np.dtype("i8"), 1000), Unreadable((10**9, 1000), np.dtype("f4"), 1000)
+    facts = ReadFacts(1000, in_pieces=False)
+    labels, probs = Unreadable((10**9,), "i8", facts), Unreadable((10**9, 1000), "f4", facts)
     plan = plan_label_issues(labels, probs, output=output, max_memory="100GB")
     assert plan.bytes_read == 4 * 10**12
     assert 1000 < plan.n_tasks < 100_000
@@ -406,14 +406,14 @@ def test_nothing_is_computed_for_a_plan():
 
 
 def test_no_labels_are_read_for_a_plan_either():
-    plan_label_issues(Unreadable((2000,), np.dtype("i8"), 70), PROBS, batch_size=100, partition_batches=1)
+    plan_label_issues(Unreadable((2000,), np.dtype("i8"), ReadFacts(70)), PROBS, batch_size=100, partition_batches=1)
 
 
 def test_a_plan_of_a_hundred_terabytes_takes_no_time(monkeypatch):
     monkeypatch.setattr(executor, "free_bytes", lambda: 10**11)
     labels, probs = (
-        Unreadable((25 * 10**9,), np.dtype("i8"), 10**4),
-        Unreadable((25 * 10**9, 1000), np.dtype("f4"), 10**4),
+        Unreadable((25 * 10**9,), np.dtype("i8"), ReadFacts(10**4)),
+        Unreadable((25 * 10**9, 1000), np.dtype("f4"), ReadFacts(10**4)),
     )
     plan = plan_label_issues(labels, probs, max_memory="50GB")
     assert (plan.stored, plan.bytes_read) == (True, 10**14)

@@ -14,6 +14,7 @@ import cleanlab.segmentation.summary as their_summary
 import dask.array as da
 import fsspec
 import h5py
+import labelsieve.cleanlab.segmentation.summary as our_summary
 import ml_dtypes
 import numpy as np
 import pytest
@@ -27,7 +28,6 @@ from scipy import ndimage
 import labelsieve
 import labelsieve.cleanlab.segmentation.filter as our_filter
 import labelsieve.cleanlab.segmentation.rank as our_rank
-import labelsieve.cleanlab.segmentation.summary as our_summary
 import labelsieve.segmentation.rows
 from draws import assert_same_bits, bits, draw, find, pieces
 from labelsieve import Ensemble, Folds, segmentation
@@ -411,7 +411,7 @@ def test_changed_files_are_an_error(form, tmp_path, monkeypatch):
 def test_sources_say_what_they_are(tmp_path):
     labels, planes = images()
     source = PixelSource(ArraySource(planes))
-    assert (source.shape, source.dtype, source.row_chunk) == ((6 * 9 * 13, 4), np.float32, None)
+    assert (source.shape, source.dtype, source.facts.row_chunk) == ((6 * 9 * 13, 4), np.float32, None)
     stored = search(labels, to_zarr(tmp_path / "p.zarr", planes, (2, *planes.shape[1:])))
     assert stored.facts.inputs == {"labels": "an array in memory", "pred_probs": str(tmp_path / "p.zarr")}
     rows = np.array([5, 700, 3, 118])
@@ -454,10 +454,9 @@ def test_a_stored_result_is_loaded_by_image(tmp_path):
 def test_issues_that_do_not_fit_in_memory_are_shown_by_image(monkeypatch, tmp_path):
     labels, planes = images(7)
     want = search(labels, planes)
-    monkeypatch.setattr("labelsieve.job.job.Job._fits", lambda *_: False)
     monkeypatch.setattr("labelsieve.segmentation.issues._MASK_PIXELS", 200)
     monkeypatch.setattr("labelsieve.segmentation.issues._ISSUE_ROWS", 10)
-    found = search(labels, planes, workdir=tmp_path / "work", **CUT)
+    found = search(labels, planes, output=tmp_path / "issues.zarr", **CUT)
     np.testing.assert_array_equal(list(found.masks()), want.mask())
     assert found.to_frame().equals(want.to_frame())
     assert [found.components(i).equals(want.components(i)) for i in range(7)] == [True] * 7

@@ -20,7 +20,7 @@ from labelsieve.job.kept import SummaryReader
 from labelsieve.job.partition import Batches, Partition, RowRange
 from labelsieve.job.scan import scan
 from labelsieve.sources.objects import Prefetcher, retry
-from labelsieve.sources.source import Rows, Source
+from labelsieve.sources.source import ReadFacts, Rows, Source
 from labelsieve.storage.folder import open_folder
 from labelsieve.storage.remote import Cancellation, is_cancelled, repeat
 from processes import PATIENCE_S, run_python, wait_until
@@ -43,10 +43,8 @@ class WatchedSource(Source):
     `KeyboardInterrupt` of a task in the main thread too; a real one might come as that thread begins to wait.
     """
 
-    in_pieces = False
-
     def __init__(self, ending=None):
-        super().__init__(PROBS.shape, PROBS.dtype)
+        super().__init__(PROBS.shape, PROBS.dtype, ReadFacts(in_pieces=False))
         self.ending, self.armed = ending, threading.Event()
         self.both, self.has_ended = threading.Barrier(2), threading.Event()
         self.reads: list[int] = []

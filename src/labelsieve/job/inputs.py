@@ -43,8 +43,7 @@ from labelsieve.options import (
 )
 from labelsieve.results.store import check_output
 from labelsieve.sources.arrays import ArraySource, read_narrowed
-from labelsieve.sources.composite import Folds, check_dtype, softmax_blocks
-from labelsieve.sources.ensemble import Ensemble
+from labelsieve.sources.composite import Ensemble, Folds, check_dtype, softmax_blocks
 from labelsieve.sources.objects import RETRIES, retry
 from labelsieve.sources.open import Opened, check_axes, check_lengths, open_labels, open_pred_probs, where_is
 from labelsieve.sources.places import are_places
@@ -314,7 +313,7 @@ class Inputs:
             labels_source=labels,
             pred_probs_source=probs,
             is_stored=labels is not None and probs is not None,
-            in_memory=any(source is not None and source.in_memory for source in (labels, probs)),
+            in_memory=any(source is not None and source.facts.in_memory for source in (labels, probs)),
             n_classes=n_classes,
             no_label=None if self.ignored is None else n_classes,
             dtype=dtype,
@@ -344,15 +343,15 @@ class Inputs:
             batch_bytes = self.grid.largest_partition * self.row_bytes
         else:
             # A stored chunk is decoded whole, even if it is read in pieces.
-            stored_rows = max(batch_rows, min(probs.row_chunk or 0, n_rows))
-            batch_bytes = 0 if probs.in_pieces else stored_rows * self.row_bytes
+            stored_rows = max(batch_rows, min(probs.facts.row_chunk or 0, n_rows))
+            batch_bytes = 0 if probs.facts.in_pieces else stored_rows * self.row_bytes
         if not labels:
             batch_bytes += batch_rows * self.opened_labels.dtype.itemsize
-        elif labels.row_chunk and not self.labels_first:
+        elif labels.facts.row_chunk and not self.labels_first:
             # A strip, and a stored chunk that it cuts.
-            rows = min(MAX_STRIP_ROWS + labels.row_chunk, n_rows)
+            rows = min(MAX_STRIP_ROWS + labels.facts.row_chunk, n_rows)
             batch_bytes += rows * max(labels.row_bytes, labels.read_row_bytes)
-        ahead = sum(source.prefetch_bytes + source.decoding_bytes for source in (probs, labels) if source)
+        ahead = sum(source.facts.prefetch_bytes + source.facts.decoding_bytes for source in (probs, labels) if source)
         n_partitions, item = self.grid.n_partitions, self.dtype.itemsize
         return Need(n_rows, self.n_classes, item, settings, n_partitions, batch_bytes, ahead, self.held_bytes, rule)
 
@@ -371,7 +370,7 @@ class Inputs:
             if not isinstance(opened, Source):
                 columns.append(opened.rechunk((tuple(self.grid.partition_rows), *((n,) for n in opened.shape[1:]))))
                 continue
-            if not opened.in_memory:
+            if not opened.facts.in_memory:
                 columns.append(RowRanges(opened, self.grid))
                 continue
             n_bytes = opened.n_rows * opened.read_row_bytes
@@ -387,7 +386,7 @@ class Inputs:
     def reachability(self) -> Callable[[], None]:
         """Return a check for workers, which raises if they cannot open an input. Arrays in memory are not checked."""
         sources = (self.labels_source, self.pred_probs_source)
-        return partial(_check_reachable, [s for s in sources if s is not None and not s.in_memory])
+        return partial(_check_reachable, [s for s in sources if s is not None and not s.facts.in_memory])
 
 
 def map_partitions(inputs: Inputs, function: Callable[..., Any]) -> list[Any]:
@@ -415,7 +414,7 @@ def rows_of(source: Source, start: int, stop: int) -> RowRange | Block:
 
 def forkable(*opened: Opened) -> bool:
     """Return whether forked processes can read all of these inputs."""
-    return all(isinstance(one, Source) and one.forkable for one in opened)
+    return all(isinstance(one, Source) and one.facts.forkable for one in opened)
 
 
 def kept_bytes(inputs: Inputs, executor: Executor) -> int:
@@ -490,18 +489,18 @@ def plan_source_grid(
         grid = plan_grid(
             source.n_rows,
             source.row_bytes,
-            source.row_chunk,
+            source.facts.row_chunk,
             n_threads,
             limit,
             batch_size=batch_size,
             partition_batches=partition_batches,
             min_batch_bytes=min_batch_bytes,
-            remote=source.prefetch_bytes > 0,
+            remote=source.facts.prefetch_bytes > 0,
         )
         need = Inputs(source, source, grid).need(Settings())
-        smallest = grid.largest_batch <= (source.row_chunk or 1)
+        smallest = grid.largest_batch <= (source.facts.row_chunk or 1)
         fits = need.in_process(executor.n_threads, stored=True, base=executor.base_bytes) <= executor.limit
-        if batch_size != "auto" or source.in_pieces or smallest or fits:
+        if batch_size != "auto" or source.facts.in_pieces or smallest or fits:
             return grid if source.row_edges is None else _on_edges(source, grid, whole_strips=batch_size == "auto")
         limit = limit * 3 // 4
 
@@ -813,7 +812,7 @@ def on_grid(
     else:
         least = 1 if forking else STRIP_BYTES
         planned = plan_source_grid(pred_probs, n_threads, executor, batch_size, partition_batches, least)
-        stored, partition_rows = min(pred_probs.row_chunk or 0, pred_probs.n_rows), planned.largest_partition
+        stored, partition_rows = min(pred_probs.facts.row_chunk or 0, pred_probs.n_rows), planned.largest_partition
         if stored > partition_rows:
             warn(
                 f"a stored chunk of {stored:,} rows takes {stored * pred_probs.row_bytes / 1e9:.1f} GB, too much for "
@@ -826,7 +825,7 @@ def on_grid(
         return Inputs(labels, pred_probs, planned, ignored=ignored)
     # The labels in the smallest dtype, and the stored chunk that is being decoded.
     held = labels.n_rows * label_dtype(pred_probs.shape[1], ignored).itemsize
-    held += min(labels.row_chunk or 0, labels.n_rows) * labels.dtype.itemsize
+    held += min(labels.facts.row_chunk or 0, labels.n_rows) * labels.dtype.itemsize
     return Inputs(labels, pred_probs, planned, held_bytes=held, labels_first=True, ignored=ignored)
 
 
@@ -840,7 +839,7 @@ def _reads_first(labels: Opened, grid: Grid, executor: Executor, n_classes: int)
 
 def _cuts(grid: Grid, labels: Source) -> bool:
     """Return whether the labels of some rows would be decoded again for the next batch or partition."""
-    edges, row_chunk = labels.row_edges, labels.row_chunk
+    edges, row_chunk = labels.row_edges, labels.facts.row_chunk
     if edges is not None:
         ends = set(edges.tolist())
         return any(grid.bounds(index)[1] not in ends for index in range(grid.n_partitions))
@@ -858,4 +857,4 @@ def _cuts(grid: Grid, labels: Source) -> bool:
 def _stored_rows(source: Source) -> int:
     """Return the largest number of rows that are decoded together."""
     edges = source.row_edges
-    return source.row_chunk or 0 if edges is None else int(np.diff(edges, prepend=0).max())
+    return source.facts.row_chunk or 0 if edges is None else int(np.diff(edges, prepend=0).max())

@@ -204,7 +204,7 @@ class _BatchReader:
     def read(self, start: int, stop: int) -> Block:
         """Return rows ``[start, stop)`` of one batch."""
         read, origin = self._rows.read, self._origin
-        if self._source.in_pieces:
+        if self._source.facts.in_pieces:
             return read(start - origin, stop - origin)
         if not self._first <= start < self._first + len(self._held):
             self._first, end = next(batch for batch in self._ranges if batch[0] <= start < batch[1])

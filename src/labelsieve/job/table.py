@@ -41,7 +41,7 @@ from labelsieve.options import check_whole_number
 from labelsieve.results.result import IssueRows, ScoreParts
 from labelsieve.results.store import COLUMNS, ResultGroup, StoredIssues, result_rows, run_rows
 from labelsieve.sources.recording import SummaryTable, table_of_columns
-from labelsieve.sources.summaries import open_summary_columns
+from labelsieve.sources.summaries import summary_columns
 from labelsieve.storage.checked import Record, RecordWriter
 from labelsieve.storage.folder import Folder
 
@@ -490,9 +490,9 @@ class RowSummaries:
         columns = {"label": label, "predicted": predicted, "p_label": p_label, "p_predicted": p_predicted}
         if score is not None:
             columns[ANY_SCORE] = score
-        table = open_summary_columns("summaries", columns)
         n_classes = check_whole_number("n_classes", n_classes, 2)
-        return table_of_columns(table.columns(list(columns)), n_classes, "the table of columns")
+        found, _ = summary_columns(columns, list(columns), list(columns))
+        return table_of_columns(found, n_classes, "the table of columns")
 
     @property
     def n_rows(self) -> int:
