@@ -492,8 +492,6 @@ def test_a_cluster_gives_the_same_bits(tmp_path):
 def test_the_plan_has_the_tokens(tmp_path):
     plan = plan_label_issues(**stored(tmp_path, "parquet"), filter_by="both")
     assert (plan.n_rows, plan.n_classes) == (400, 5)
-    with pytest.raises(InvalidInputError, match="latency"):
-        plan_label_issues(LABELS, PROBS, latency="20ms")
 
 
 # The result -----------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from labelsieve.confident_learning.matrices import Entries
 from labelsieve.confident_learning.thresholds import Float64s
 from labelsieve.errors import InvalidInputError, MissingDependencyError
 from labelsieve.job.job import Job
-from labelsieve.job.settings import JobSettings
+from labelsieve.options import JobSettings
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,9 +19,8 @@ from labelsieve.confident_learning.matrices import Entries
 from labelsieve.confident_learning.thresholds import Bools
 from labelsieve.errors import InputTypeError, InvalidInputError, warn
 from labelsieve.job.job import Job
-from labelsieve.job.settings import JobSettings
 from labelsieve.job.whole_rows import WholeRows
-from labelsieve.options import FILTER_NAMES, FLOAT_TOLERANCE, FilterName, Method
+from labelsieve.options import FILTER_NAMES, FLOAT_TOLERANCE, FilterName, JobSettings, Method
 from labelsieve.sources.open import open_pred_probs
 
 __all__ = ["find_label_issues", "find_label_issues_using_argmax_confusion_matrix", "find_predicted_neq_given"]

@@ -195,7 +195,7 @@ RUN = _together(
     _input(
         "--task",
         type=click.Choice(TASKS),
-        default=TASKS[0],
+        default="classification",
         metavar="TASK",
         help="What a label belongs to: classification (a row), segmentation (a pixel of a mask), tokens (a word of a "
         "sentence), tags (one of the tags of an example).",

@@ -7,12 +7,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.options import check_whole_number
 from labelsieve.results.store import result_rows
 from labelsieve.sources.open import Opened, where_is
 from labelsieve.sources.source import Source
@@ -24,8 +23,6 @@ _LAST_SHARE: Final = 0.25
 _SMALL_LAST: Final = 3
 # Bytes of row summaries in a workdir that one task works on.
 _SPAN_BYTES: Final = 32_000_000
-
-Auto = Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -192,19 +189,6 @@ def spans(grid: Grid, row_bytes: int, n_threads: int) -> list[Span]:
         index += last == stop
         found.append(Span(start, stop, tuple(pieces)))
     return found
-
-
-def check_sizes(batch_size: object, partition_batches: object) -> None:
-    """Raise unless both are "auto" or a whole number of at least 1.
-
-    Raises
-    ------
-    InvalidInputError
-        For the one that is not.
-    """
-    for name, value in (("batch_size", batch_size), ("partition_batches", partition_batches)):
-        if not (isinstance(value, str) and value == "auto"):
-            check_whole_number(name, value, 1, otherwise='"auto" or ')
 
 
 def arrays_of(opened: Opened) -> list[tuple[str, int]]:

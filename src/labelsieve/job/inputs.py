@@ -24,10 +24,9 @@ from labelsieve.execution.executor import Executor
 from labelsieve.execution.graph import Column, DaskJob, nothing_like
 from labelsieve.execution.memory import free_bytes
 from labelsieve.job import grid as partitioning
-from labelsieve.job.grid import Auto, Grid, growing_grid, snapped
+from labelsieve.job.grid import Grid, growing_grid, snapped
 from labelsieve.job.partition import Batches, Block, PartitionWork, RowRange
-from labelsieve.job.settings import JobSettings
-from labelsieve.options import Settings
+from labelsieve.options import Auto, JobSettings, Settings, check_size
 from labelsieve.results.store import check_output
 from labelsieve.sources.arrays import ArraySource, read_narrowed
 from labelsieve.sources.composite import Folds, softmax_blocks
@@ -38,7 +37,7 @@ from labelsieve.sources.places import are_places
 from labelsieve.sources.recording import open_summaries
 from labelsieve.sources.source import Source
 from labelsieve.sources.tables import open_columns
-from labelsieve.storage.remote import is_url
+from labelsieve.storage.remote import check_place, is_url
 
 if TYPE_CHECKING:
     import dask.array as da  # for types alone: importing it is slow  # for types alone
@@ -545,9 +544,13 @@ def check_output_of(settings: JobSettings, *inputs: Any) -> None:
     LabelsieveError
         As `labelsieve.results.store.check_output`.
     """
-    if settings.output is not None:
+    output = settings.output
+    if output is not None:
+        place = check_place("output", output) if isinstance(output, str | os.PathLike) else output
+        if not isinstance(place, str) or not place.endswith(".zarr"):
+            raise InvalidInputError(f"output must be a path or URL that ends in .zarr, not {output!r}")
         given = (settings.data, settings.summaries, settings.ids, *inputs)
-        check_output(os.fspath(settings.output), [place for one in given for place in given_places(one)])
+        check_output(place, [place for one in given for place in given_places(one)])
 
 
 def open_pair(
@@ -624,8 +627,8 @@ def open_inputs(
     labels: Any,
     pred_probs: Any,
     *,
-    batch_size: int | partitioning.Auto = "auto",
-    partition_batches: int | partitioning.Auto = "auto",
+    batch_size: int | Auto = "auto",
+    partition_batches: int | Auto = "auto",
     n_jobs: int = 1,
     executor: Executor | None = None,
     earlier: Mapping[str, Sequence[int]] | None = None,
@@ -661,7 +664,8 @@ def open_inputs(
     opened_labels, opened = open_pair(labels, pred_probs)
     if ignored is None and isinstance(opened_labels, Source):
         ignored = opened_labels.ignored
-    partitioning.check_sizes(batch_size, partition_batches)
+    check_size("batch_size", batch_size)
+    check_size("partition_batches", partition_batches)
     executor = executor or choose_executor()
     forking = n_jobs > 1 and not executor.is_cluster and forkable(opened_labels, opened)
     n_threads = n_jobs if forking else executor.all_threads

@@ -19,9 +19,10 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from labelsieve.confident_learning.checks import Finding, Findings, notes_of, raise_or_warn
-from labelsieve.confident_learning.filters import issue_totals
+from labelsieve.confident_learning.checks import Finding, Findings, RowChecks, notes_of, raise_or_warn
+from labelsieve.confident_learning.filters import Filter, chosen_filter, issue_totals
 from labelsieve.confident_learning.joint import ConfidentCounts, JointCounts, PruneCounts
+from labelsieve.confident_learning.matrices import entries_of
 from labelsieve.confident_learning.misfit import RowSample, describe_misfit, may_not_fit
 from labelsieve.confident_learning.summarize import ScanTotals
 from labelsieve.confident_learning.thresholds import class_means, class_sums_finalize
@@ -43,7 +44,6 @@ from labelsieve.job.inputs import Inputs, check_output_of, open_given, open_inpu
 from labelsieve.job.kept import Records, digest
 from labelsieve.job.passes import Passes
 from labelsieve.job.plan import Fit, Plan, check_cluster, fit_in_memory, make_plan
-from labelsieve.job.settings import JobSettings
 from labelsieve.job.table import RowSummaries
 from labelsieve.job.whole_rows import member_accuracies
 from labelsieve.job.workdir import (
@@ -56,12 +56,13 @@ from labelsieve.job.workdir import (
     part_identities,
     record_names,
 )
-from labelsieve.options import NOTHING, IgnoreLabel
+from labelsieve.options import NOTHING, IgnoreLabel, JobSettings
 from labelsieve.results.label_issues import LabelIssues, load_rows
 from labelsieve.results.result import IssueParts, RunFacts, check_class_names, loaded_versions, open_ids
 from labelsieve.results.store import ISSUE_BYTES, Stage, StoredScores, run_rows, staged
 from labelsieve.results.units import Layout
 from labelsieve.sources.arrays import ArraySource
+from labelsieve.sources.composite import check_dtype
 from labelsieve.sources.ensemble import EnsembleSource
 from labelsieve.sources.names import (
     FloatTable,
@@ -250,6 +251,14 @@ class _Setup:
     n_forks: int
 
 
+def _given_joint(joint: Any, rule: Filter) -> ConfidentCounts | None:
+    """Return the joint of the user that the filters that prune use in place of their own; None if there is none."""
+    if joint is not None and not rule.prunes:
+        raise InvalidInputError(f"filter_by={rule.name!r} does not use confident_joint")
+    is_counted = joint is None or isinstance(joint, ConfidentCounts)
+    return joint if is_counted else entries_of("confident_joint", joint).counts()
+
+
 class Job:
     """Finds label issues: from the inputs of the user to a published result.
 
@@ -275,11 +284,15 @@ class Job:
         layout: Layout | None = None,
     ) -> None:
         self._started = time.perf_counter()
-        self.settings, self.filter, self._layout = settings, settings.filter, layout
-        self.output: str | None = settings.output  # type: ignore[assignment]  # checked to be text
+        self.settings, self.filter, self._layout = settings, chosen_filter(settings), layout
+        self.checks = RowChecks.of(
+            allow_zero_rows=settings.allow_zero_rows, allow_unnormalized_rows=settings.allow_unnormalized_rows
+        )
+        self._given_joint = _given_joint(settings.confident_joint, self.filter)
+        self.output = None if settings.output is None else os.fspath(settings.output)
         self._attempts = settings.retries + 1
         check_output_of(settings, labels, pred_probs)
-        self.n_jobs: int = settings.n_jobs  # type: ignore[assignment]  # None was replaced
+        self.n_jobs = fork_pool.resolve_n_jobs(settings.n_jobs, verbose=settings.progress is not False)
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries, refuse=False)
         limit = free_bytes() if self.executor.is_cluster else self.executor.limit
         labels, pred_probs, ids = open_given(labels, pred_probs, settings, limit)
@@ -288,7 +301,7 @@ class Job:
             attempts=self._attempts,
             from_logits=settings.from_logits,
             allow_zero_rows=settings.allow_zero_rows,
-            dtype=settings.dtype,
+            dtype=check_dtype(settings.dtype),
             open_as=partial(open_label_values, ignore_label=settings.ignore_label) if named else open_labels,
         )
         if isinstance(self.pair[1], Source):
@@ -304,7 +317,7 @@ class Job:
         self.pair = self._mapping.labels, self.pair[1]
         self._ids = open_ids(ids, n_rows, layout)
         self.filter.check_classes(n_classes)
-        joint = settings.given_joint
+        joint = self._given_joint
         if joint is not None and joint.n_classes != n_classes:
             raise InvalidInputError(f"confident_joint has {joint.n_classes:,} classes, pred_probs {n_classes:,}")
 
@@ -361,7 +374,7 @@ class Job:
         """Read the members of an ensemble that are weighted by their accuracy."""
         labels, pred_probs = self.pair
         if isinstance(pred_probs, EnsembleSource) and pred_probs.weights == "accuracy":
-            weights = member_accuracies(labels, pred_probs, self.executor, self.settings.checks, self._ignored)
+            weights = member_accuracies(labels, pred_probs, self.executor, self.checks, self._ignored)
             self.pair = labels, pred_probs.with_weights(weights)
             self._places["pred_probs"] = where_is(self.pair[1])
             self._n_weighing = 1
@@ -395,7 +408,7 @@ class Job:
 
     def _facts_of_workdir(self) -> dict[str, Any]:
         """Return the facts that all runs in one workdir have in common."""
-        return fingerprint(self.pair[1], asdict(self.filter.settings) | self.settings.checks.flags())
+        return fingerprint(self.pair[1], asdict(self.filter.settings) | self.checks.flags())
 
     def _earlier_partitions(self, workdir: Workdir, facts: dict[str, Any]) -> Mapping[str, Sequence[int]]:
         """Return the partitions that the workdir has; raise if it belongs to another run."""
@@ -477,7 +490,7 @@ class Job:
             records,
             self.settings.progress,
             keep=not fit.stored,
-            checks=self.settings.checks,
+            checks=self.checks,
             finished=() if workdir is None else workdir.finished,
             check_margins=partial(self._check_margins, inputs, fit),
         )
@@ -497,7 +510,7 @@ class Job:
         counts = table.count(self.filter, thresholds)
         joint = None if rescanned is None else rescanned.joint_counts(sums.counts)
         totals = issue_totals(counts, joint, sums.counts, self.filter.settings)
-        totals = replace(totals, given_joint=self.settings.given_joint)
+        totals = replace(totals, given_joint=self._given_joint)
         misfit = check_fit(passes.first_table(), scanned, totals.confident, self.pair[1])
         # Issues in memory are cut once more when they are sorted, so a few too many do no harm.
         selected = self.filter.select(table, totals, inputs.dtype, exactly=stage is not None)
@@ -577,7 +590,7 @@ class Job:
             raise InvalidInputError(f"no row has a label: all {n_rows:,} {are}")
         mapping = self._mapping
         describe = None if mapping.table is None else partial(retry, self._attempts, mapping.describe_unknown)
-        raise_or_warn(self._placed(total.findings), self.pair[1].shape[1], self.settings.checks, counts, describe)
+        raise_or_warn(self._placed(total.findings), self.pair[1].shape[1], self.checks, counts, describe)
 
     def _placed(self, findings: Findings) -> Findings:
         """Return findings that name rows by their places, if rows are parts of larger things."""

@@ -7,12 +7,17 @@ knows the groups; a run has rows.
 from __future__ import annotations
 
 import abc
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
+
+from labelsieve.options import TASKS
+
+LAYOUTS: dict[str, type[Layout]] = {}
 
 
 class Layout(abc.ABC):
@@ -34,6 +39,10 @@ class Layout(abc.ABC):
     task: ClassVar[str]
     units: ClassVar[tuple[str, str]]
     classes_note: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        if hasattr(cls, "kind"):
+            LAYOUTS[cls.kind] = cls
 
     @property
     @abc.abstractmethod
@@ -279,13 +288,13 @@ def classes_of_tags(tags: Sequence[str]) -> list[str]:
     return [text for tag in tags for text in (f"not {tag}", tag)]
 
 
-LAYOUTS: dict[str, type[Layout]] = {one.kind: one for one in (TokenLayout, PixelLayout, EqualImages, TagLayout)}
-
-
 def restored_layout(facts: Mapping[str, Any] | None, array: npt.NDArray[np.int64] | None) -> Layout | None:
     """Return the layout of a stored result, of which ``kind`` and the attributes are `facts`; None without facts."""
     if facts is None:
         return None
+    for module in TASKS.values():
+        if facts["kind"] not in LAYOUTS:  # that of a task which is not imported yet
+            importlib.import_module(module)
     return LAYOUTS[facts["kind"]].restored({name: one for name, one in facts.items() if name != "kind"}, array)
 
 
