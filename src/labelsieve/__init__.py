@@ -10,25 +10,18 @@ out-of-sample predicted probabilities of a model. `find_label_issues` does it ou
 >>> labelsieve.find_label_issues(labels, pred_probs)
 <LabelIssues: 1 of 5 rows (20.00%) in 2 classes; worst rows: 4>
 
-| Topic | Page |
+Guides:
+
+| Question | Guide |
 |---|---|
-| which rows are issues, filters, how a run works, inputs, clusters | `labelsieve.find` |
-| pixels of masks, out of core | `labelsieve.segmentation` |
-| words of sentences | `labelsieve.token_classification` |
-| any number of tags for each row | `labelsieve.multilabel_classification` |
-| row summaries in place of predictions: SQL, Spark, tables | `labelsieve.recorder` |
-| how many labels are wrong: audits and estimates | `labelsieve.review.audit` |
-| the confident joint and what is estimated from it | `labelsieve.count` |
-| cleanlab's module tree: change an import and nothing else | `labelsieve.cleanlab` |
-| cleanlab's batched module, and what differs | `labelsieve.label_issues_batched` |
-| recording predictions in a model's loop | `labelsieve.recorder` |
-| corrected labels from decisions about issues | `labelsieve.review.apply` |
-| issues before and after a correction | `labelsieve.review.compare` |
-| Label Studio, cleanlab, FiftyOne, Argilla, spreadsheets | `labelsieve.review.label_studio` |
-| batches in a loop of your own | `labelsieve.inspector` |
-| memory, time, measurements, planning for terabytes | `labelsieve.execution.memory` |
-| errors, failures, workdirs that resume | `labelsieve.errors` |
-| the command line for other programs: JSON, progress, logs | `labelsieve.cli` |
+| what may be given as labels and predictions? | `docs/inputs.md` |
+| which rows are issues, and which come first? | `docs/which_filter_and_score.md` |
+| how are they reviewed and corrected, and how many labels are wrong? | `docs/from_found_to_fixed.md` |
+| what does a run need in memory and time, here or on a cluster? | `docs/memory_and_scale.md` |
+| how does it run every night, and what happens when something fails? | `docs/every_night.md` |
+| how do other programs use the command line? | `docs/command_line.md` |
+| what changes for users of cleanlab? | `docs/from_cleanlab.md` |
+| how does it work? | `docs/how_it_works.md` |
 """
 
 # Names are imported when they are first used: the command line has to answer to Ctrl-C before it imports anything slow.

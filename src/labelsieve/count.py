@@ -1,8 +1,8 @@
 """The counts of confident learning at any size: the confident joint and the estimates from it.
 
-Matrices are sparse, as `scipy.sparse.csr_array` (the extra ``sparse``): of the K x K entries they hold those that
-occur. With ``dense=True`` they are full NumPy arrays, as in cleanlab. Rows are given labels and columns are true
-classes, except in the inverse noise matrix, where they are swapped.
+Matrices are sparse (`scipy.sparse.csr_array`, the extra ``sparse``); with ``dense=True`` they are full NumPy arrays, as
+in cleanlab. Rows are given labels and columns are true classes, except in the inverse noise matrix, where they are
+swapped.
 
 The calibrated joint is rounded to integers, and the rows left over go to the largest remainders. With up to 1,024
 classes NumPy's sort breaks ties of remainders, as in cleanlab. NumPy's sort depends on the processor, so on another

@@ -1,4 +1,4 @@
-"""Every error and warning that Labelsieve raises on purpose, and what happens when something fails.
+"""Every error and warning that Labelsieve raises on purpose.
 
 Each error is also the builtin that a caller would catch:
 
@@ -16,87 +16,7 @@ Each error is also the builtin that a caller would catch:
     └── ForkedWorkerError (RuntimeError)        a forked process died before it finished
     LabelsieveWarning (UserWarning)             the answer stands, but something deserves a look
 
-The command line exits with 0 when it is done; 1 after a failure; 2 for bad usage, input, credentials or workdir, or too
-little memory, with one line that says what; 75 if another run still uses the workdir or the output after ``--wait``
-seconds (90 by default); 130 after Ctrl-C and 143 after SIGTERM. ``labelsieve plan`` exits with 1 if it finds what would
-make a run fail on its cluster.
-
-## When something fails
-
-- **A worker dies.** Its partitions are computed again elsewhere. After `distributed.scheduler.allowed-failures` deaths
-  the error names the task.
-- **A worker is much slower than the others.** It gets fewer partitions, but the others wait for the last one that it
-  reads. End a worker that hangs, and its tasks run elsewhere.
-- **Workers join or leave.** Those that join late are used, but memory is planned for those that are there at the start:
-  give later ones the same limits. A run without workers waits for new ones.
-- **A chunk cannot be read.** The task is run again (`retries`, 2 by default). Then the error names the partition, the
-  rows, the source and the cause. After a repair the same command reads only what is missing from the workdir. A
-  single ``.npy`` or HDF5 file that was repaired is another input to its workdir: start over with `fresh=True`
-  (``--fresh``). Of shards only the repaired ones are read again.
-- **A store fails, stalls or is late.** Each request to S3 or a web server has limits of time: 5 s for the connection,
-  15 s without a byte, and 15 s for each 64 kB of a body. Answers such as 503 SlowDown, closed connections and bodies
-  that break off are requested again, up to 8 times, after pauses that grow and are partly random, or that the store
-  asks for (``Retry-After``, up to a minute). A read that is much later than others is sent a second time. Only then the
-  error reaches the task. What is repeated is logged, with at most 20 messages at once and then one in 10 s, and
-  counted.
-- **Credentials are missing, have expired or are refused.** Nothing is repeated; the error names the place and the code
-  of the store (``ExpiredToken``). With new credentials the same command goes on.
-- **An input changes during the run.** A `ChangedDataError` names the file, object or chunk and what changed. Nothing is
-  published. See *One version of the input* below.
-- **The client dies, or gets Ctrl-C or SIGTERM.** Run the same command again. It does not read again what the workdir
-  holds. There is never half a result.
-- **A process that records is killed.** What it recorded before its last flush stays (`labelsieve.recorder`), and
-  ``resume=True`` goes on from there. Until then the recording is refused: the error names the open part.
-- **No scheduler answers.** The run is refused within 30 seconds; the error says if something else answers there.
-- **A worker or the scheduler has another version of Labelsieve, or none.** The run is refused before it reads anything;
-  the error names the process and the versions. Other versions of Python, NumPy, Dask or Zarr are a warning.
-  ``labelsieve plan`` with the cluster lists all of them.
-- **The scheduler dies.** The client ends with an error. Start the scheduler and run the same command again.
-- **The disk of the workdir is full.** The error says so. What is committed stays.
-- **An output cannot be written.** The run is refused before it starts if the folder is missing or read-only, or if its
-  disk is full already. Otherwise the error names the output. With a workdir, the next run uses what is finished.
-- **Another run uses the same workdir.** On a disk there is a lock: the run waits for up to `wait` seconds (``--wait``),
-  then it is refused with exit code 75, and the error says who uses the workdir. In an object store the run that started
-  last takes over at once, and the log says from whom; the earlier one, if it was not killed, fails with exit code 75
-  before it publishes anything.
-- **The description of the workdir is damaged.** The run is refused; the error names the file.
-  `fresh=True` starts over.
-- **The workdir is of another input or other settings.** The run is refused; the error says what differs. `fresh=True`
-  starts over.
-- **A file of a saved result is damaged or missing.** The first read of it raises an error that names the file and its
-  rows. Every chunk is stored and has a checksum (Zarr's `crc32c`), and so has the metadata. Any reader of Zarr 3 can
-  open the group.
-
-## One version of the input
-
-All reads are of the files that were there when the run began. Before the first read Labelsieve notes the size,
-modification time and inode of each file (and of each stored chunk of a Zarr array), or the size and ETag of each
-object. Each read compares them, and so does a last check after the last read. S3 and web servers send the ETag with
-each answer. For other URLs, and for shards of Zarr and chunks that split the classes at any URL, they are compared only
-before and after the run.
-More than 100,000 chunks are listed only once if each read compares.
-
-Not checked are arrays in memory, Dask arrays of your own, Zarr over HTTP, and, with a warning, Zarr in a store that
-refuses to list its chunks.
-
-## What a workdir recognizes
-
-A workdir identifies `pred_probs` by path or URL, size, modification time or ETag, shape, dtype and storage grid. It
-knows each of several shards by these facts, and a Zarr array by the same facts of every stored chunk: only partitions
-of new or rewritten shards and chunks are read (`labelsieve.find`, "Data that grows"). Arrays in memory are identified
-by their content, Dask arrays by their name. Labels are compared by their values, unless such facts show that they are
-the same.
-
-Names and times do not show everything: a file can be rewritten with its times restored, and a Dask array can keep its
-name while the data behind it changes. So every resume reads a few rows again and compares their summaries with those in
-the workdir, bit for bit: at most 1 MB from each of up to 8 finished partitions, drawn at random (one stored chunk of a
-Zarr array, one computed block of a Dask array). A difference is an error. (Scores by entropy are allowed to
-differ by 1e-9, as they may on another processor.)
-
-Records in a workdir have checksums. A damaged record is made again by the next run; damage during a run is an error.
-The chunks of a Zarr array have no checksum by default: a damaged chunk may decode to other numbers, which only the
-check of every value can catch. Where disks are not trusted, store `pred_probs` with one
-(`ZstdCodec(checksum=True)`).
+What happens when something fails, and the exit codes of the command line: `docs/every_night.md`.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from labelsieve.confident_learning import select as radix_select
 from labelsieve.confident_learning.checks import Findings, RowChecks, combine_findings, raise_or_warn
 from labelsieve.confident_learning.joint import JointCounts
 from labelsieve.confident_learning.misfit import SAMPLE_ROWS, describe_misfit
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.summarize import combine_totals
 from labelsieve.confident_learning.thresholds import (
     ClassSums,
@@ -32,7 +33,7 @@ from labelsieve.job.inputs import map_partitions, open_inputs
 from labelsieve.job.scan import class_sums
 from labelsieve.job.whole_rows import InspectedRows, combine_counts, inspect, num_issues
 from labelsieve.job.workdir import check_versions, note_versions
-from labelsieve.options import Settings, batched_choices, check_whole_number, explain_keywords
+from labelsieve.options import batched_choices, check_whole_number, explain_keywords
 from labelsieve.sources.objects import RETRIES, retry
 from labelsieve.sources.open import check_axes, open_labels, open_pred_probs
 
@@ -85,10 +86,8 @@ class LabelInspector:
     array([4])
 
     The two rules differ for a row that does not reach the threshold of its predicted class, but that of another. Here
-    the thresholds are 0.85, 0.57 and 0.2; the last one is low because the only row labelled 2 is predicted as class 1.
-    Row 5 is predicted as class 0 with 0.7, which is too low, so the default rule leaves it out. It has 0.3 for class 2,
-    which is enough, so the exact rule counts it there. `labelsieve.find_label_issues` warns if there are many
-    such rows; `LabelInspector` does not.
+    the thresholds are 0.85, 0.57 and 0.2. Row 5 is predicted as class 0 with 0.7, which is too low, so the default rule
+    leaves it out. It has 0.3 for class 2, which is enough, so the exact rule counts it there.
 
     >>> labels = np.array([0, 0, 1, 1, 2, 1])
     >>> pred_probs = np.array(

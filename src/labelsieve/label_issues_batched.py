@@ -1,58 +1,6 @@
 """The documented API of ``cleanlab.experimental.label_issues_batched``, under the same names: change one import.
 
-Names, arguments, defaults and return values are those that cleanlab documents. What differs from cleanlab 2.9, and why:
-
-| | cleanlab 2.9 | Labelsieve |
-|---|---|---|
-| Zarr 3 and Dask arrays | fail | accepted, with HDF5, xarray, memmaps, and `.npy` in any memory order |
-| memory | a copy of all of `pred_probs` at the end | the formula of `labelsieve.execution.memory` |
-| returned indices | in row order, though documented as sorted by score | sorted by score, ties by row |
-| a class without labelled rows | threshold 2e-6, which most rows reach: false issues | threshold 2.0: none does |
-| calibrated count with `n_jobs` > 1 | drops repeated labels: not the number of one job | the same number |
-| NaN, missing chunks, negative labels, misspelt settings | a wrong result, silently | an error that says where |
-| rows or classes that pandas or xarray name in another order | by position: nearly every row is an issue | an error |
-| labels and predictions that do not belong together | nearly every row is an issue | a warning |
-| thresholds | running means; last bits (in float16 the count too) vary with the batch size | exact |
-| ties at the cut | any of the tied rows | the first of the tied rows |
-| `get_num_issues` when only some scored rows were counted | a number | an error with both numbers |
-| Zarr read with `batch_size` below the stored chunk | every chunk is decoded many times | once |
-| rows that do not sum to 1 within 0.05 | used as they are, silently | a warning here, once; an error elsewhere |
-| all-zero rows (a missing chunk, a dead inference job) | take the lowest scores | an error |
-
-- Names in another order: the error gives the line of code that puts rows or classes in the right order.
-- Labels and predictions do not belong together when classes or rows are in another order, shifted or reversed. The
-  warning names the likely cause and the share of rows that would then agree; it is also at the end of the command
-  line's output and in the report.
-- Rows that do not sum to 1 are often logits, percentages or scores of independent classes. They are an error in
-  `labelsieve.find_label_issues` and `labelsieve.count`, where `allow_unnormalized_rows=True` accepts them;
-  `LabelInspector` and `find_label_issues_batched` warn once and count as before.
-- `labelsieve.find_label_issues(..., allow_zero_rows=True)` accepts all-zero rows.
-
-## The in-memory functions of cleanlab
-
-`labelsieve.cleanlab` has them under the same names and with the same arguments, out of core. What they find is also a
-choice of one call:
-
-| cleanlab 2.9 | Labelsieve |
-|---|---|
-| `filter.find_label_issues(labels, pred_probs, filter_by=...)` | `labelsieve.find_label_issues`, same arguments |
-| `return_indices_ranked_by=...` | `rank_by=...`, and `.indices`; or `.mask()` |
-| `rank_by_kwargs={"adjust_pred_probs": True}` | `adjust_pred_probs=True` |
-| `count.num_label_issues`, `compute_confident_joint`, `estimate_joint`, `estimate_latent` | in `labelsieve.count` |
-| rows that tie at a cut: any of them | the first ones |
-| `frac_noise` and the like with a filter that does not use them | a warning where cleanlab warns |
-| `confident_joint=` of `filter.find_label_issues` | in `labelsieve.cleanlab.filter`; else that of the data |
-| `num_to_remove_per_class`, `min_examples_per_class=0` and a class without rows: no row | rows of the other classes |
-
-- Without `filter_by`, `labelsieve.find_label_issues` uses the rule of the batched module, not `prune_by_noise_rate`.
-- `frac_noise` and the like without any filter are an error.
-- Matrices of `labelsieve.count` are sparse, or full with `dense=True`.
-
-`LabelIssues.class_summary` and `confused_pairs` use cleanlab's formulas over the counts of the run's rule. With a
-filter that counts exactly they give what ``rank_classes_by_label_quality`` and ``find_overlapping_classes`` give for
-the same `pred_probs`. By default they give what these functions give for the counts of the predicted classes as
-``confident_joint``. With more than 1,024 classes this holds except where remainders tie as the joint is rounded (see
-`labelsieve.count`).
+What differs from cleanlab 2.9, and why, is in `docs/from_cleanlab.md`.
 """
 
 from __future__ import annotations

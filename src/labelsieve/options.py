@@ -12,10 +12,11 @@ import math
 import operator
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial, wraps
 from numbers import Real
+from pathlib import Path
 from typing import Any, Final, Literal, ParamSpec, SupportsIndex, TypeAlias, TypeVar, get_args
 
 from labelsieve.errors import InputTypeError, InvalidInputError
@@ -144,8 +145,6 @@ TASKS: Final = {
 UNSURE_RULES: Final = ("keep", "drop", "ignore")
 CONFLICT_RULES: Final = ("error", "keep", "last")
 FILTER_NAMES: Final[tuple[FilterName, ...]] = get_args(FilterName)
-# The sums of probabilities are exact up to this number of rows (`labelsieve.confident_learning.thresholds`).
-_MOST_ROWS: Final = 1 << 36
 
 # The tolerances of confident learning as cleanlab defines them (cleanlab/internal/constants.py, 2.9).
 FLOAT_TOLERANCE: Final = 1e-6
@@ -168,94 +167,6 @@ class Nothing(enum.Enum):
 NOTHING: Final = Nothing.NOTHING
 # What stands for "no label": an integer, a name, or None for missing values.
 IgnoreLabel: TypeAlias = int | str | Nothing | None
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The settings that change the result.
-
-    Parameters
-    ----------
-    method : str
-        One of `METHODS`.
-    adjust_pred_probs : bool
-        Whether to subtract the confident thresholds from the probabilities before scoring.
-    estimation_method : str
-        One of `ESTIMATION_METHODS`.
-    rule : str
-        One of `RULES`.
-    filter_by : str or None
-        One of `FILTER_NAMES`, or None for the rows of lowest score whose label is not predicted.
-    frac_noise : float
-        Share of the noise that the pruning filters select, 0 to 1.
-    num_to_remove_per_class : tuple of int or None
-        K numbers for the pruning filters: how many rows to select with each label, or, of pairs, suggested as each
-        class.
-    min_examples_per_class : int
-        Number of rows of each class that the pruning filters leave.
-
-    Raises
-    ------
-    InvalidInputError
-        For a value that is not allowed; the message lists the allowed ones.
-    """
-
-    method: Method = "self_confidence"
-    adjust_pred_probs: bool = False
-    estimation_method: EstimationMethod = "off_diagonal"
-    rule: Rule = "predicted_class"
-    filter_by: FilterName | None = None
-    frac_noise: float = 1.0
-    num_to_remove_per_class: tuple[int, ...] | None = None
-    min_examples_per_class: int = 1
-
-    def __post_init__(self) -> None:
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if value is not None or one.default is not None:
-                object.__setattr__(self, one.name, OPTIONS[one.name].check(one.name, value))
-        if self.adjust_pred_probs and self.method in {"confidence_weighted_entropy", "logit_margin"}:
-            raise InvalidInputError(f"adjust_pred_probs is not defined for {self.method}")
-
-    @property
-    def pruning_choices(self) -> list[str]:
-        """Names of the settings of the pruning filters that differ from their defaults."""
-        changed = {
-            "frac_noise": self.frac_noise != 1,
-            "num_to_remove_per_class": self.num_to_remove_per_class is not None,
-            "min_examples_per_class": self.min_examples_per_class != 1,
-        }
-        return [name for name, differs in changed.items() if differs]
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether the number of issues is calibrated by the class counts."""
-        return self.estimation_method == "off_diagonal_calibrated"
-
-    @property
-    def scores_need_rescan(self) -> bool:
-        """Whether scores need both the thresholds and whole rows, and therefore a second read."""
-        return self.adjust_pred_probs and self.method == "normalized_margin"
-
-    @property
-    def counts_joint(self) -> bool:
-        """Whether rows are counted by the confident joint, which needs a second read too."""
-        return self.rule == "confident_joint"
-
-    @property
-    def rescans(self) -> bool:
-        """Whether `pred_probs` is read a second time, after the thresholds are computed."""
-        return self.counts_joint or self.scores_need_rescan
-
-    @property
-    def plain_margin(self) -> bool:
-        """Whether the score is the normalized margin of probabilities that are not adjusted."""
-        return self.method == "normalized_margin" and not self.adjust_pred_probs
-
-    @property
-    def plain_self_confidence(self) -> bool:
-        """Whether the score is the probability of the label itself, in the dtype of `pred_probs`."""
-        return self.method == "self_confidence" and not self.adjust_pred_probs
 
 
 def batched_choices(
@@ -353,15 +264,6 @@ def check_share(name: str, value: object) -> float:
     return float(value)
 
 
-def _numbers_to_remove(_name: str, values: Any) -> tuple[int, ...]:
-    if isinstance(values, str | Mapping) or getattr(values, "ndim", 1) != 1 or not isinstance(values, Iterable):
-        raise InvalidInputError(f"num_to_remove_per_class must be a list of K whole numbers, not {values!r}")
-    numbers = tuple(check_whole_number("each of num_to_remove_per_class", value, 0) for value in values)
-    if max(numbers, default=0) > _MOST_ROWS:
-        raise InvalidInputError(f"num_to_remove_per_class has {max(numbers):,}: more rows than can be counted")
-    return numbers
-
-
 def _only(name: str, kwargs: Mapping[str, Any] | None, allowed: tuple[str, ...]) -> dict[str, Any]:
     if kwargs is None:
         return {}
@@ -419,6 +321,29 @@ def _n_jobs(name: str, value: object) -> int | None:
     return None if value is None else check_whole_number(name, value, 1, otherwise="None or ")
 
 
+def _number_or(word: str, value: Any) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        if text != word and (not text.isdecimal() or int(text) < 1):
+            raise ValueError(f"{text!r} is neither {word!r} nor a whole number of at least 1")
+        return value if text == word else int(text)
+
+    return parse
+
+
+def _numbers(text: str) -> list[int]:
+    """Return whole numbers that are separated by commas, or those in a file."""
+    parts = text.split(",") if "," in text or text.isdecimal() else Path(text).read_text("utf-8").split()
+    if not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"{text!r} is not a list of whole numbers")
+    return [int(part) for part in parts]
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise ValueError("the path is empty")
+    return Path(text)
+
+
 def _label(text: str) -> int | str | None:
     """Return the label that a text stands for: a number, a name, or a missing label."""
     return int(text) if text.removeprefix("-").removeprefix("+").isdecimal() else text or None
@@ -453,7 +378,9 @@ class JobSettings:
     )
     from_logits: bool = _option(False, "PRED_PROBS are logits: take the softmax of each row.", check=check_flag)
     dtype: Any = _option(None, "What values of 16 bits without a dtype are.", metavar="bfloat16")
-    class_names: Sequence[str] | None = _option(None, "File with one name per line, or a JSON list.", metavar="FILE")
+    class_names: Sequence[str] | None = _option(
+        None, "File with one name per line, or a JSON list.", metavar="FILE", parse=_path
+    )
     ids: Any = _option(
         None,
         "Your own names of the rows: .npy, Zarr, .csv, or one name per line; with --data: a column.",
@@ -465,25 +392,23 @@ class JobSettings:
         "Accept rows that do not sum to 1 within 0.05.",
         check=lambda name, value: "warn" if isinstance(value, str) and value == "warn" else check_flag(name, value),
     )
-    method: Method = _option("self_confidence", "Label quality score.", _METHOD, partial(check_one_of, allowed=METHODS))
+    method: Method = _option("self_confidence", "Label quality score.", _METHOD)
     adjust_pred_probs: bool = _option(False, "Subtract the class thresholds before scoring.", _METHOD, check_flag)
     estimation_method: EstimationMethod = _option(
         "off_diagonal", "How issues are counted.", _METHOD, partial(check_one_of, allowed=ESTIMATION_METHODS)
     )
-    filter_by: FilterName | None = _option(
-        None, "Which rows are issues: see below.", _METHOD, partial(check_one_of, allowed=FILTER_NAMES), "FILTER"
-    )
-    rank_by: Method | None = _option(
-        None, "With --filter-by: the score that sorts the issues.", _METHOD, partial(check_one_of, allowed=METHODS)
-    )
+    filter_by: FilterName | None = _option(None, "Which rows are issues: see below.", _METHOD, metavar="FILTER")
+    rank_by: Method | None = _option(None, "With --filter-by: the score that sorts the issues.", _METHOD)
     rule: Rule | None = _option(None, "Which class a row is counted as.", _METHOD, partial(check_one_of, allowed=RULES))
     frac_noise: float = _option(1.0, "Share to prune.", _METHOD, check_share, "SHARE")
     num_to_remove_per_class: Sequence[int] | None = _option(
-        None, "Rows to prune, one number per class: 5,0,1.", _METHOD, _numbers_to_remove, "N,N,...|FILE"
+        None, "Rows to prune, one number per class: 5,0,1.", _METHOD, metavar="N,N,...|FILE", parse=_numbers
     )
     min_examples_per_class: int = _option(1, "Rows per class that pruning leaves.", _METHOD, _count(), "N")
     confident_joint: Any = _option()  # for the filters that prune
-    batch_size: int | Auto = _option("auto", "Rows that a thread holds at a time.", _MEMORY, check_size, "AUTO|N")
+    batch_size: int | Auto = _option(
+        "auto", "Rows that a thread holds at a time.", _MEMORY, check_size, "AUTO|N", _number_or("auto", "auto")
+    )
     partition_batches: int | Auto = _option("auto", check=check_size)
     max_memory: int | str | None = _option(
         None, "Most memory of the process, or of each worker: 1GiB.", _MEMORY, metavar="SIZE"

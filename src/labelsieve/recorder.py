@@ -1,98 +1,6 @@
 """`Recorder`: row summaries from a model's own loop, so that the probabilities are never stored.
 
-The method needs about 10 bytes of a row, whatever the number of classes. A recorder takes them from each batch of
-predictions, and writes them to a folder; `labelsieve.find_label_issues` reads the folder:
-
-    with labelsieve.Recorder("s3://bucket/summaries", n_classes=1000, part=rank) as recorder:
-        for batch in loader:
-            recorder.update(batch.labels, model(batch.x), rows=batch.rows)
-    issues = labelsieve.find_label_issues(summaries="s3://bucket/summaries")
-
-The result is that of the stored array, to the bit.
-
-## Rows and parts
-
-Any number of processes record at the same time, each a *part* of its own: a rank, a shard, a fold.
-
-- With `rows=` rows may come in any order and in any part. A row may come more than once, since a distributed sampler
-  repeats rows to fill its last batches: it counts once. With another label or other probabilities it is an error that
-  names both parts. A number that never came, below the largest one, is a row without a label: it is in no count and
-  is no issue, and `LabelIssues.n_ignored` says how many there are. With `n_rows` it is an error that names the row.
-- With `ids=` alone, or neither, the rows of a part are numbered as they come, and parts are joined in their order. The
-  result has the ids.
-
-## Interrupted loops
-
-Rows are written every `flush_rows` rows, and when the recorder closes. A process that is killed loses what it recorded
-since then. With ``resume=True`` its part goes on: `Recorder.rows_recorded` says how many rows given to `update` are
-safe, so that a loop in the same order can skip them; with `rows=` it can also start over.
-
-After an error in the ``with`` block what was recorded before it is written, and the part stays open.
-
-A part that was not closed cannot be read: the error names it. A part that exists is an error without ``resume=True``,
-and so are two recorders of the same part at a time. (On a disk the second one is refused. An object store has no locks:
-there the recorder that was opened last goes on, and the other one fails at its next flush. Their rows never mix.)
-
-## Arrays
-
-Batches may be NumPy arrays, lists, and arrays of PyTorch, JAX, CuPy and whatever else has DLPack. What is in host
-memory is read in place. A batch on another device (CUDA) is copied to host memory first, as by ``.cpu()``.
-
-## Settings that need more of a row
-
-The default rule needs only summaries. Tell the recorder beforehand what else a run will need:
-
-| a run with | needs |
-|---|---|
-| ``method="normalized_margin"``, ``"logit_margin"``, ``"confidence_weighted_entropy"`` | ``scores=`` with this name |
-| ``adjust_pred_probs=True`` | ``scores=("row_sum",)`` |
-| ``rule="confident_joint"``, the filters with two reads | ``classes_per_row=`` |
-| adjusted margins, ``"prune_by_noise_rate"``, ``"both"`` | the array: these need whole rows |
-
-With `classes_per_row` the exact rule is exact: a row is counted only if no class that was not kept could change how.
-Otherwise the run is an error that says how many rows lack something, and how many classes would be enough.
-
-## In a training framework
-
-A `Trainer` of Hugging Face that records what it predicts or evaluates, on each of its processes. The data set has a
-column ``row`` with the numbers of its rows, and `TrainingArguments` has ``remove_unused_columns=False``:
-
-    import transformers
-
-    class RecordingTrainer(transformers.Trainer):
-        recorder = None  # labelsieve.Recorder(path, n_classes, part=trainer.args.process_index, from_logits=True)
-
-        def compute_loss(self, model, inputs, *args, **kwargs):
-            inputs.pop("row", None)  # the model does not take it
-            return super().compute_loss(model, inputs, *args, **kwargs)
-
-        def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-            rows = inputs.pop("row")
-            loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
-            if self.recorder is not None:
-                self.recorder.update(labels, logits, rows=rows)
-            return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
-
-A callback of Lightning that records the logits which `predict_step` returns. Its batches are dictionaries with
-``label`` and ``row``:
-
-    import lightning
-    import labelsieve
-
-    class RecordPredictions(lightning.Callback):
-        def __init__(self, path, n_classes):
-            self.path, self.n_classes = path, n_classes
-
-        def on_predict_start(self, trainer, pl_module):
-            self.recorder = labelsieve.Recorder(
-                self.path, self.n_classes, part=trainer.global_rank, from_logits=True
-            )
-
-        def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
-            self.recorder.update(batch["label"], outputs, rows=batch["row"])
-
-        def on_predict_end(self, trainer, pl_module):
-            self.recorder.close()
+Parts, interrupted loops, and examples for Hugging Face and Lightning are in `docs/inputs.md`.
 """
 
 from __future__ import annotations
@@ -107,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.checks import MAX_RANGES, Findings, RowChecks, errors_in, raise_or_warn
-from labelsieve.confident_learning.summaries import SummaryBlock
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.summarize import ROW_SUM, check_recordable
-from labelsieve.confident_learning.thresholds import Int64s, Ints
+from labelsieve.confident_learning.thresholds import Int64s, Ints, SummaryBlock
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveError
 from labelsieve.job.partition import Batches, Partition, RowRange
 from labelsieve.job.scan import read_rows
-from labelsieve.options import Settings, check_flag, check_ignored_number, check_whole_number
+from labelsieve.options import check_flag, check_ignored_number, check_whole_number
 from labelsieve.sources.arrays import on_host
 from labelsieve.sources.composite import LogitsSource
 from labelsieve.sources.open import check_lengths, open_labels, open_pred_probs
@@ -133,7 +41,8 @@ _MOST_ROWS: Final = 1 << 36
 class Recorder:
     """Records row summaries of batches of predictions in a folder; a context manager.
 
-    The module page (`labelsieve.recorder`) explains rows, parts and what happens when a loop is interrupted.
+    Any number of processes may record at the same time, each a part of its own. `docs/inputs.md` explains rows, parts
+    and interrupted loops.
 
     Parameters
     ----------
@@ -144,7 +53,7 @@ class Recorder:
     part : int
         Number of the part that this process records.
     from_logits : bool
-        Whether `update` gets logits; their probabilities are computed in float64.
+        Whether `update` gets logits.
     n_rows : int, optional
         Number of rows of all parts together. Then rows that were never recorded are an error when the folder is read.
     scores : sequence of str
@@ -152,8 +61,8 @@ class Recorder:
         ``"confidence_weighted_entropy"`` for the methods of these names, ``"row_sum"`` for `adjust_pred_probs` with
         self-confidence.
     classes_per_row : int
-        Number of largest probabilities that are kept of each row, with their classes, for the exact rule
-        (``rule="confident_joint"`` and the filters that use it in two reads). 0 keeps none.
+        How many of the largest probabilities of each row to keep, for the exact rule (``rule="confident_joint"`` and
+        the filters that use it in two reads).
     ignore_label : int, optional
         The label that says that a row has none, such as -1 or 255. Its probabilities are not looked at.
     flush_rows : int
@@ -233,7 +142,7 @@ class Recorder:
 
     @property
     def rows_recorded(self) -> int:
-        """Number of rows of this part, given to `update`, that are safely written; repeated ones are counted."""
+        """Number of rows given to `update` that are safely written, repeated ones included."""
         return self._writer.n_committed
 
     def update(self, labels: Any, pred_probs: Any, rows: Any = None, ids: Any = None) -> None:
@@ -248,7 +157,7 @@ class Recorder:
         rows : (n,) array-like of int, optional
             Numbers of the rows, from 0.
         ids : (n,) array-like of int or str, optional
-            Names of the rows.
+            Row IDs.
 
         Raises
         ------
@@ -410,7 +319,7 @@ def summarize_batch(
     row : (n,) array-like of int, optional
         Numbers of the rows in the whole dataset.
     id : (n,) array-like of int or str, optional
-        Your own names of the rows.
+        Row IDs.
     ignore_label : int, optional
         The label of rows that have none, such as -1 or 255. Their probabilities are not looked at, and the column
         ``label`` keeps that number: give the same `ignore_label` to `labelsieve.find_label_issues`.

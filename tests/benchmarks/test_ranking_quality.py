@@ -1,4 +1,4 @@
-"""The figures of ``ranking_quality.py``: how they are computed, and that `labelsieve.accuracy` tells what is measured.
+"""The figures of ``ranking_quality.py``: how they are computed, and that the guide tells what is measured.
 
 With ``--real-size`` all simulated and trained cases are measured, which takes two minutes; otherwise some small ones.
 """
@@ -7,16 +7,18 @@ import itertools
 import json
 import sys
 
-import labelsieve.accuracy
 import numpy as np
 import pytest
 import ranking_quality
 from sklearn.metrics import average_precision_score
 
+import labelsieve.options
+from pages import guide
+
 
 def told(heading):
     """Return the rows of the first table below a heading of the page, by their first cell."""
-    lines = labelsieve.accuracy.__doc__.partition(f"## {heading}\n")[2].splitlines()
+    lines = guide("which_filter_and_score").partition(f"## {heading}\n")[2].splitlines()
     table = itertools.takewhile(
         lambda line: line.startswith("|"), itertools.dropwhile(lambda line: not line.startswith("|"), lines)
     )

@@ -496,7 +496,7 @@ import signal, sys, time
 import dask
 import labelsieve.__main__, labelsieve.job.table, labelsieve.job.scan
 
-inner, n_done = labelsieve.tasks.{step}, 0
+inner, n_done = labelsieve.job.{step}, 0
 came, set_handler = [], signal.signal  # a list, since a signal may come where an event holds its lock
 
 def noted(number, handler):
@@ -517,7 +517,7 @@ def slow(*args, **kwargs):
     n_done += 1
     return inner(*args, **kwargs)
 
-labelsieve.tasks.{step} = slow
+labelsieve.job.{step} = slow
 dask.config.set(num_workers=1)  # four partitions of a hundred rows
 options = "--workdir work -o i.zarr --batch-size 20 --quiet".split()
 labelsieve.__main__.main(["find", "labels.npy", "pred_probs.npy", *options])
@@ -526,7 +526,7 @@ labelsieve.__main__.main(["find", "labels.npy", "pred_probs.npy", *options])
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("step", "n_done", "left"), [("scan.scan_to_checkpoint", 2, 200), ("count_and_select.scores_inside", 0, 0)]
+    ("step", "n_done", "left"), [("scan.scan_to_checkpoint", 2, 200), ("table.scores_inside", 0, 0)]
 )
 @pytest.mark.parametrize(
     ("number", "code", "line"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]

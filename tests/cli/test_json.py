@@ -30,6 +30,7 @@ from labelsieve.execution import graph as dask_job
 from labelsieve.execution import progress
 from labelsieve.results import store as export
 from labelsieve.storage import remote as limits
+from pages import guide
 from processes import Processes
 
 LABELS, PROBS = draw(400, 3, seed=5, noise=0.3)
@@ -60,9 +61,9 @@ def answer(capfd):
 
 def keys_of(heading):
     """Return the keys in a table of the documentation."""
-    table = labelsieve.cli.__doc__.partition(f"| {heading} | |\n")[2].partition("\n\n")[0]
+    table = guide("command_line").partition(f"| {heading.replace('``', '`')} | |\n")[2].partition("\n\n")[0]
     cells = [line.split("|")[1] for line in table.splitlines()[1:]]
-    return [key for cell in cells for key in re.findall(r"``(\w+)``", cell)]
+    return [key for cell in cells for key in re.findall(r"`(\w+)`", cell)]
 
 
 def test_find_answers_what_python_gives(answer):

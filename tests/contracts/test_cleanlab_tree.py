@@ -28,8 +28,9 @@ import naive
 from draws import SHAPES, draw, near_ties, odd
 from labelsieve import InputTypeError, InvalidInputError, LabelsieveWarning
 from labelsieve.cleanlab import count, dataset, filter, rank  # noqa: A004  # cleanlab's names
-from labelsieve.cleanlab.arguments import AssertedInputError
+from labelsieve.cleanlab.filter import AssertedInputError
 from labelsieve.options import FILTER_NAMES
+from pages import blocks, guide
 
 METHODS = ["self_confidence", "normalized_margin", "confidence_weighted_entropy"]
 PRUNING = ["prune_by_noise_rate", "prune_by_class", "both"]
@@ -50,7 +51,7 @@ def data(request, real_datasets):
 
 ROWS = [
     (module, name, here)
-    for module, names, here in re.findall(r"^\| `(\S+)` \| (`.*`) \| (.*) \|$", tree.__doc__, re.MULTILINE)
+    for module, names, here in re.findall(r"^\| `(\S+)` \| (`.*`) \| (.*) \|$", guide("from_cleanlab"), re.MULTILINE)
     for name in re.findall(r"`(\w+)`", names)
 ]
 NOT_TRAINED = "not here: trains a model"
@@ -120,13 +121,15 @@ def test_clean_learning_takes_the_issues_of_a_result():
 
 def test_datalab_takes_a_result():
     pytest.importorskip("datasets")
-    text = tree.__doc__
     labels, probs = draw(50, 2, seed=5)
-    names = {"labels": labels, "found": labelsieve.find_label_issues(labels, probs, filter_by="both")}
-    code = "\n".join(line[4:] for line in text[text.index("    from cleanlab import Datalab") :].splitlines())
+    features = probs + np.random.default_rng(0).normal(size=probs.shape)
+    found = labelsieve.find_label_issues(labels, probs, filter_by="both")
+    names = {"features": features, "labels": labels, "found": found}
+    [code] = [block for block in blocks(guide("from_cleanlab"), "py") if "Datalab" in block]
     exec(code, names)
-    issues = names["lab"].get_issues("label")
-    assert issues["is_label_issue"].tolist() == names["found"].mask().tolist()
+    issues = names["issues"]
+    assert "is_outlier_issue" in issues
+    assert issues["is_label_issue"].tolist() == found.mask().tolist()
 
 
 # filter --------------------------------------------------------------------------------------------------------------

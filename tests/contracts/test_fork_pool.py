@@ -311,6 +311,25 @@ def test_a_process_that_cannot_be_forked_is_an_error_and_the_others_end(inputs, 
         fork_pool.map_in_forks(inputs, pause, 2)
 
 
+def test_a_child_that_is_killed_as_it_takes_an_item_is_an_error_even_where_its_end_is_not_reported(monkeypatch):
+    next_item = fork._next_item
+
+    def killed(items):
+        [number] = fork._ITEM.unpack(os.read(items[0], fork._ITEM.size))  # others wait for it until it is written back
+        if number == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.write(items[1], fork._ITEM.pack(number))
+        return next_item(items)
+
+    monkeypatch.setattr(fork, "_next_item", killed)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # as some processes leave it to those that they start
+    try:
+        with pytest.raises(ForkedWorkerError, match=r"forked process \d+ ended( while it worked on \d+)?$"):
+            list(fork.forked_map(abs, 3000, 2, str))
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 @pytest.mark.usefixtures("no_child_left")
 def test_ctrl_c_while_processes_are_forked_loses_none(inputs, monkeypatch):
     fork = os.fork
@@ -500,7 +519,7 @@ def test_an_imported_but_idle_distributed_does_not_stop_the_pool():
 @pytest.mark.parametrize("n_jobs", [2, None])
 @pytest.mark.parametrize("system", ["Windows", "Darwin"])
 def test_elsewhere_than_linux_one_job_is_all_and_it_says_so(monkeypatch, capsys, system, n_jobs):
-    monkeypatch.setattr(fork_pool.platform, "system", lambda: system)
+    monkeypatch.setattr("platform.system", lambda: system)
     monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
     assert LabelInspector(num_class=6, n_jobs=n_jobs).n_jobs == 1
     assert "n_jobs is 1" in capsys.readouterr().out
@@ -512,14 +531,14 @@ def test_elsewhere_than_linux_one_job_is_all_and_it_says_so(monkeypatch, capsys,
 
 
 def test_one_job_elsewhere_than_linux_has_nothing_to_say(monkeypatch, capsys):
-    monkeypatch.setattr(fork_pool.platform, "system", lambda: "Darwin")
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
     assert LabelInspector(num_class=6).n_jobs == 1
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(("physical", "want"), [(3, 3), (None, 7), (0, 7)])
 def test_none_takes_the_physical_cores_or_the_logical_ones_where_unknown(monkeypatch, capsys, physical, want):
-    monkeypatch.setattr(fork_pool.psutil, "cpu_count", lambda logical=True: 99 if logical else physical)
+    monkeypatch.setattr("psutil.cpu_count", lambda logical=True: 99 if logical else physical)
     monkeypatch.setattr(multiprocessing, "cpu_count", lambda: 7)
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     assert LabelInspector(num_class=6, n_jobs=None, verbose=False).n_jobs == want
@@ -600,7 +619,7 @@ ORPHANS = """
 import signal
 import time
 import numpy as np, psutil
-from labelsieve.pipeline import fork_pool as forkpool
+from labelsieve.job import fork_pool
 from labelsieve.job.inputs import open_inputs
 
 def work(partition):
@@ -612,7 +631,7 @@ def work(partition):
     signal.pause()
 
 labels, probs = np.zeros(4, int), np.full((4, 2), 0.5)
-forkpool.map_in_forks(open_inputs(labels, probs, batch_size=1, partition_batches=1, n_jobs=2), work, 2)
+fork_pool.map_in_forks(open_inputs(labels, probs, batch_size=1, partition_batches=1, n_jobs=2), work, 2)
 """
 
 

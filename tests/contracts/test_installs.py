@@ -104,9 +104,6 @@ def test_the_image_has_what_its_services_run():
     line = [word for word in words[2:] if not word.startswith("-")]
     there = distributions(line)
     assert {"s3fs", "bokeh", "moto", "flask", "labelsieve"} <= there
-    # What pip meets first it settles first: aiobotocore takes few versions of botocore, moto takes nearly any.
-    names = [re.match(r"[\w.-]+", word).group() for word in extras_of(line)[1]]
-    assert names == ["aiobotocore", "moto"]
 
 
 # Errors -----------------------------------------------------------------------------------------------------------

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import sys
-import textwrap
 import tracemalloc
 import types
 
@@ -15,10 +13,10 @@ from test_recorder import find_recorded
 
 import labelsieve
 from draws import assert_same_bits, draw, find
-from labelsieve import recorder as module
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.recorder import Recorder
 from labelsieve.sources.arrays import is_on_device, on_host
+from pages import blocks, guide
 
 N_ROWS, N_CLASSES = 400, 7
 LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=8, dtype=np.float32)
@@ -197,9 +195,8 @@ def test_tensors_are_copied_from_their_device_by_their_own_methods():
 
 
 def example(name):
-    """Return the class of that name in the page of the recorder."""
-    blocks = re.findall(r"(?:^    .*\n|^\n)+", module.__doc__, re.MULTILINE)
-    [code] = [textwrap.dedent(block) for block in blocks if f"class {name}(" in block]
+    """Return the class of that name in the guide."""
+    [code] = [block for block in blocks(guide("inputs"), "py") if f"class {name}(" in block]
     assert len(code.strip().splitlines()) <= 20
     names = {}
     exec(code, names)

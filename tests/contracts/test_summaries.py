@@ -20,6 +20,7 @@ from draws import assert_same_array, assert_same_bits, bits, draw, odd, pieces
 from labelsieve.cli import app
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, MemoryLimitError, WorkdirError
 from labelsieve.sources.recording import open_summaries
+from pages import blocks, guide
 
 K = 6
 LABELS, PROBS = draw(1000, K, seed=4, noise=0.2)
@@ -712,7 +713,7 @@ def test_unusual_batches_are_accepted_where_the_user_says_so():
 
 
 def queries():
-    return re.findall(r"```sql\n(.*?)```", labelsieve.recorder.__doc__, re.DOTALL)
+    return blocks(guide("inputs"), "sql")
 
 
 @pytest.fixture(params=["list", "array", "float"])

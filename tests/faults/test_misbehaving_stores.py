@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import dask
 import dask.array as da
-import dask.threaded
 import numpy as np
 import pytest
 import zarr
@@ -31,7 +30,8 @@ from labelsieve.sources.open import open_pred_probs
 from labelsieve.storage import remote as limits
 from labelsieve.storage import remote as requests
 from labelsieve.storage.folder import UrlFolder
-from labelsieve.storage.remote import RETRY_LOG, Pace, RetryLog, Web
+from labelsieve.storage.remote import RETRY_LOG, Pace, RetryLog
+from labelsieve.storage.web import Web
 from processes import wait_until
 
 N_ROWS, N_CLASSES = 1000, 6
@@ -96,12 +96,10 @@ def store(filled, monkeypatch):
 
 
 def await_threads():
-    """Wait for Dask's threads: after an error they finish the requests that they have made."""
-    by_number = [pool for pools in dask.threaded.pools.values() for pool in pools.values()]
-    for pool in filter(None, [dask.threaded.default_pool, *by_number]):
-        pool.shutdown()
-    dask.threaded.default_pool = None
-    dask.threaded.pools.clear()
+    """Wait for the threads of a run: after an error they finish the requests that they have made."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("labelsieve-task"):
+            thread.join()
 
 
 def place_of(store, kind):

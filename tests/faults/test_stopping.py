@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 
 from draws import assert_same_bits, draw, find, in_turn
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import UnreadableDataError
 from labelsieve.execution.executor import TaskAbandoned
 from labelsieve.execution.progress import Progress
 from labelsieve.job.kept import SummaryReader
 from labelsieve.job.partition import Batches, Partition, RowRange
 from labelsieve.job.scan import scan
-from labelsieve.options import Settings
 from labelsieve.sources.objects import Prefetcher, retry
 from labelsieve.sources.source import Rows, Source
 from labelsieve.storage.folder import open_folder
 from labelsieve.storage.remote import Cancellation, is_cancelled, repeat
-from processes import PATIENCE_S, wait_until
+from processes import PATIENCE_S, run_python, wait_until
 
 N_ROWS, N_CLASSES, ROWS = 1600, 4, 20
 LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=4, dtype=np.float32)
@@ -137,6 +137,32 @@ def test_a_run_beside_it_goes_on():
         may_go_on.set()
         assert_same_bits(beside.result(), want)
     assert sorted(other.reads) == list(range(0, N_ROWS, ROWS)), "each strip once"
+
+
+def test_ctrl_c_as_the_first_thread_starts_ends_the_process():
+    printed = run_python(
+        """
+        import signal
+        import threading
+        from draws import draw, find
+
+        start = threading.Thread.start
+
+        def interrupted(thread):
+            start(thread)
+            if thread.name.startswith("labelsieve-task"):  # its pool does not know it yet
+                print("started", flush=True)
+                signal.raise_signal(signal.SIGINT)
+
+        threading.Thread.start = interrupted
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+        try:
+            find(*draw(1000, 6, seed=1), batch_size=100, partition_batches=1)
+        except KeyboardInterrupt:
+            print("interrupted")
+        """
+    )
+    assert printed == "started\ninterrupted\n"
 
 
 # The parts ----------------------------------------------------------------------------------------------------------

@@ -27,15 +27,13 @@ from labelsieve.results.store import COLUMNS
 # The few rows that a resume reads again as a check are not logged (`test_spot_check` counts those).
 _HELD = """
 import fcntl, os, pathlib, threading, time
-from labelsieve import memory, partitioning
-from labelsieve.pipeline import grids, spot_check
-from labelsieve.tasks import partition
+from labelsieve.job import grid, inputs, partition, workdir
 
-partitioning.PARTITIONS_A_THREAD = grids.REMOTE_PARTITIONS_A_THREAD = memory.PARTITIONS_A_THREAD = 1_000_000
+grid.PARTITIONS_A_THREAD = inputs.REMOTE_PARTITIONS_A_THREAD = 1_000_000
 
 read = partition._BatchReader._read
 
-checking, compare = threading.local(), spot_check.compare
+checking, compare = threading.local(), workdir.compare
 
 def checked(*args, **how):
     checking.now = True
@@ -44,7 +42,7 @@ def checked(*args, **how):
     finally:
         checking.now = False
 
-spot_check.compare = checked
+workdir.compare = checked
 
 deadly = int(os.environ.get("LABELSIEVE_TEST_DEADLY_ROW", -1))
 

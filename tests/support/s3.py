@@ -67,7 +67,7 @@ def _load_once(path, open_file):
 def _cached_clients():
     import s3fs
 
-    from labelsieve.storage.remote import S3
+    from labelsieve.storage.s3 import S3
 
     return [kind for kind in (s3fs.S3FileSystem, S3) if kind._cache]
 

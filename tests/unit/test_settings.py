@@ -11,12 +11,12 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-import labelsieve
 import naive
 from labelsieve import count, find_label_issues, plan_label_issues
 from labelsieve.cli.app import cli
 from labelsieve.confident_learning.filters import FILTERS, chosen_filter
 from labelsieve.confident_learning.matrices import PY_METHODS
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import InvalidInputError, LabelsieveError
 from labelsieve.options import (
     ESTIMATION_METHODS,
@@ -25,9 +25,9 @@ from labelsieve.options import (
     OPTIONS,
     RULES,
     JobSettings,
-    Settings,
     batched_choices,
 )
+from pages import guide
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,7 @@ def test_the_choices_are_those_of_the_contract():
 
 @pytest.mark.parametrize("name", FILTER_NAMES)
 def test_a_filter_is_described_where_users_look(name):
-    table = labelsieve.find.__doc__.partition("| `filter_by` | The issues |")[2].partition("\n\n")[0]
+    table = guide("which_filter_and_score").partition("| `filter_by` | The issues |")[2].partition("\n\n")[0]
     assert f"`{name}`" in table
     assert f'``"{name}"``' in find_label_issues.__doc__
     assert FILTERS[name].advice.endswith(".")
@@ -160,7 +160,7 @@ def test_every_filter_has_one_name():
     assert set(FILTERS) == {None, *FILTER_NAMES}
     assert all(kind.name == name for name, kind in FILTERS.items())
     with pytest.raises(InvalidInputError, match="filter_by must be one of both"):
-        JobSettings(filter_by="eighth")
+        chosen_filter(JobSettings(filter_by="eighth"))
 
 
 @pytest.mark.parametrize("command", ["find", "plan"])

@@ -7,8 +7,10 @@ import contextlib
 import platform
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from weakref import WeakKeyDictionary
@@ -272,6 +274,8 @@ def scheduler_versions(client: Any, packages: Collection[str] = PACKAGES) -> Ver
 _FREE_SHARE: Final = 0.8
 # Bytes that the imports of a run add to a fresh process.
 _FRESH_BYTES: Final = 60_000_000
+# The pool that Dask's own scheduler uses; older versions of Dask use the standard library's.
+_Pool: Final = getattr(dask.threaded, "ContextAwareThreadPoolExecutor", ThreadPoolExecutor)
 
 
 class LostDataError(TaskFailedError):
@@ -419,8 +423,8 @@ class LocalExecutor(Executor):
     ) -> list[Any]:
         """Compute a stage in this process. After an error or an interrupt, the tasks that still run stop soon."""
         try:
-            with contextlib.nullcontext() if progress is None else progress.listening():
-                return blocks_of(stage.output.persist(**_scheduler()))
+            with contextlib.nullcontext() if progress is None else progress.listening(), self._scheduler() as keyword:
+                return blocks_of(stage.output.persist(**keyword))
         except BaseException:
             stage.cancellation.request()
             raise
@@ -434,17 +438,27 @@ class LocalExecutor(Executor):
 
     def persist(self, array: Any) -> Any:
         """Compute a Dask array and keep it."""
-        return array.persist(**_scheduler())
+        with self._scheduler() as keyword:
+            return array.persist(**keyword)
 
+    @contextlib.contextmanager
+    def _scheduler(self) -> Iterator[dict[str, Any]]:
+        """Yield the keyword that has Dask use threads which end with the block.
 
-def _scheduler() -> dict[str, Any]:
-    """Return the keyword that keeps Dask from importing `distributed` only to find that there is no client.
-
-    That import takes longer than many a job. A scheduler that the user has set goes first.
-    """
-    if dask.config.get("scheduler", None) in (None, "dask.distributed", "distributed"):
-        return {"scheduler": dask.threaded.get}
-    return {}
+        A process would never end if Ctrl-C came while the first thread of Dask's own pool starts: nobody knows of that
+        thread to end it, and Python waits for it. The keyword also keeps Dask from importing `distributed` only to find
+        that there is no client, which takes longer than many a job. What the user has set goes first.
+        """
+        if dask.config.get("scheduler", None) not in (None, "dask.distributed", "distributed", "threads"):
+            yield {}
+        elif dask.config.get("pool", None):
+            yield {"scheduler": dask.threaded.get}
+        else:
+            pool = _Pool(self.n_threads, "labelsieve-task")
+            try:
+                yield {"scheduler": partial(dask.threaded.get, pool=pool)}
+            finally:
+                pool.shutdown(wait=False)  # after Ctrl-C a thread may be stuck in a store that does not answer
 
 
 def blocks_of(persisted: da.Array) -> list[Any]:

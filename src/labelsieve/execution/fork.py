@@ -35,6 +35,8 @@ _PR_SET_PDEATHSIG: Final = 1
 # A message begins with the number of the item and the number of parts, which is 0 when the child starts on the item.
 # Otherwise the lengths of the parts follow, then the parts: a pickle and its out-of-band arrays.
 _HEAD: Final = struct.Struct("=qq")
+# Instead of an item's number: there are no more, and another child can take the number of the next item.
+_NO_MORE: Final = -1
 _ITEM: Final = struct.Struct("=q")
 # Both ends of the pipe of items, and the number of items.
 _Items: TypeAlias = tuple[int, int, int]
@@ -59,7 +61,7 @@ class _Child:
     pipe : int
         The end of its pipe that the parent reads.
     item : int or None
-        Number of the item that it works on.
+        Number of the item that it works on, `_NO_MORE` after the last one.
     status : int or None
         Exit code, or the negative number of the signal that ended it; None while it runs.
     """
@@ -216,6 +218,7 @@ def _take_items(function: Callable[[int], Any], items: _Items, pipe: int) -> Non
             parts = _pickled((_portable(error), None))
         sizes = [len(part) for part in parts]
         _write(pipe, [_HEAD.pack(item, len(parts)), struct.pack(f"={len(parts)}q", *sizes), *parts])
+    _write(pipe, [_HEAD.pack(_NO_MORE, 0)])
 
 
 def _next_item(items: _Items) -> int | None:
@@ -324,15 +327,18 @@ def _received(child: _Child) -> Iterator[tuple[int, BaseException | None, Any]]:
 
 
 def _check_end(child: _Child, name: Callable[[int], str]) -> None:
-    """Raise unless a child ended because there were no more items."""
+    """Raise unless a child ended because there were no more items.
+
+    Its exit code does not tell: there is none where SIGCHLD is ignored, or where other code waits for all children.
+    """
+    if child.item == _NO_MORE:
+        return
     deadline = time.monotonic() + _REAP_S
     while not child.has_ended() and time.monotonic() < deadline:  # its pipe may close a moment before
         time.sleep(0.001)
-    if child.item is None and child.status == 0:
-        return
     status = child.status or 0
     killed_by = _signal_name(-status) if status < 0 else ""
-    how = f"was killed by {killed_by}" if killed_by else f"ended with exit code {status}"
+    how = f"was killed by {killed_by}" if killed_by else f"ended with exit code {status}" if status else "ended"
     at = "" if child.item is None else f" while it worked on {name(child.item)}"
     raise ForkedWorkerError(f"forked process {child.pid} {how}{at}{_HINTS.get(killed_by, '')}")
 

@@ -1,117 +1,4 @@
-"""Memory and time: what a run needs, sizes that follow from that, and how much memory is free.
-
-## Memory
-
-`Need` computes the peak memory of the process that reads, or of each worker, in bytes of anonymous memory, including
-the interpreter. `labelsieve plan` prints it, and `max_memory` limits it:
-
-    120 MB                                       the interpreter with NumPy, Dask and Zarr; a worker of a cluster 220 MB
-    + threads x (2.25 x batch + ahead + c x 4 MB)
-                                                 batch: decoded bytes of a batch that is read whole (Zarr, HDF5, Fortran
-                                                 order; of your own Dask arrays all batches of a partition); 0 for .npy
-                                                 files and arrays, which are read in strips. ahead: bytes prefetched
-                                                 from remote storage, and what decoding a table takes: of a Parquet
-                                                 file 17 MB and, for each column, two pages and up to 1 MB. c: 3; with
-                                                 computed scores 3 + 40 / probability
-    + t x (24 x K + 64 kB + pairs of a partition)
-                                                 t: p partitions (at most 4096), or 32 + p / 16 if that is less
-    + 2 x pairs                                  16 bytes each: for a tenth of the rows, or K x (K - 1) if that is less
-    + N x class                                  if the batches cut stored chunks of labels, which are then read first
-
-    summaries in memory, shared by the workers of a cluster:
-    + N x (2 x class + 2 x probability + score)  class: 1, 2 or 4 bytes (K up to 256, 65,536, more); probability: 2, 4
-                                                 or 8; score: 0 for plain self-confidence (4 for float16), 8 if
-                                                 computed, 16 if adjusted; 1 more with the exact rule
-    + partitions x (24 x K)                      or 32 bytes per row, if that is less; with the exact rule also 8 x K
-                                                 and the pairs
-    + issues x 120                               on the client
-
-    or summaries in a workdir only:
-    + threads x (65,536 x (3 x row + 120) + 262,144 x 4 x (score + 1))
-                                                 row: bytes of a summary; score: 4 or 8. The numbers of rows grow from
-                                                 671 million and 1,074 million rows on
-    + 16 x runs x ranges + sample                on the client, to merge issues: for a tenth of the rows 36 MB at 500
-                                                 million rows and 236 MB at 25,000 million (`merge_bytes`)
-
-    prune_by_class, prune_by_noise_rate and both:
-    + t x 2.1 MB                                 histograms by class
-    prune_by_noise_rate and both:
-    + threads x 40 MB                            margins of a piece of rows
-    + (threads + 1) x 100 x selected rows        planned for a tenth of the rows; if that is not enough, the run is
-                                                 refused before the third read
-
-    with n_jobs, for all processes together, each forked process counted as a thread:
-    + n_jobs x 30 MB + a quarter of the summaries in memory
-
-So 1 TB of float32 at K = 1000 (250 million rows) takes 3 GB in addition to the threads, or, with a workdir, nothing
-that grows with the rows. An automatic batch has about 48 MB in whole stored chunks, and less if `max_memory` is small.
-
-## Time
-
-`seconds = reads x bytes / rate + N x row / threads`. *Reads* is 1, 2 or 3 (`labelsieve plan`). *Rate* is the speed of
-reading and decoding `pred_probs`: on the machine of README about 25 GB/s for ``.npy`` in page cache (less on a slower
-disk), and 2.5 GB/s for Zarr chunks of whole rows with zstd in a local folder, which are decoded into reused buffers.
-Zarr chunks that split the classes, shards, other codecs and other stores are read by Zarr itself. *Row*, the work per
-row summary, is about 40 ns.
-
-Measured on that machine on 2026-11-24, and on 2 cores of an Intel Xeon on 2026-11-25 for the rows of filters and of the
-joint, where one read of 2M x 1000 took 1.07 s:
-
-| | Seconds | Own memory |
-|---|---|---|
-| 25M x 1000 `.npy` of holes, 100 GB, `--max-memory 1GiB` | 33 (1.5 of the bare read) | 331 MB |
-| 500M x 2 float32, `--max-memory 1GiB -o out.zarr`, 26.9 million issues | 51 | 104 MB |
-| the same in float16 | 46 | 97 MB |
-| 1M x 100 and 50M x 100 float32, `--workdir` and `-o out.zarr` | | 59 and 78 MB |
-| 2M x 1000 `.npy` with `confident_learning`, `low_self_confidence` | 1.7 times one read | 82 MB |
-| cleanlab's `filter.find_label_issues` beside these two | 13 and 22 times as long | 16.3 GB |
-| the same, `prune_by_class` and `prune_by_noise_rate` | 1.8 and 3.5 times one read | 158 MB |
-| 200,000 x 21,841 `.npy`, 17 GB: the calibrated joint as a sparse array | 3.9 | 73 MB |
-| 2M x 1000 Zarr on a local cluster of two workers, beside two threads | 1.09 times | |
-| 2M x 1000 with a workdir, beside without | 1.03 times `.npy`, 1.01 times Zarr | |
-| a resume with half of the partitions done, beside the whole run | 0.55 of it `.npy`, 0.45 Zarr | |
-| 400,000 x 1000 Zarr on an S3 server, 100 ms added to each request | 1.03 times (40 MB chunks), 1.17 (4 MB) | |
-| report of 1M x 1000 with 1,000 rows and their pictures, 3.1 MB | 2.7 | |
-| classes and pairs of 20M rows of 21,841 classes, one row in ten predicted as another class | 0.9 | 54 MB |
-| the same, all rows at random | 6.0 | 291 MB |
-
-The memory of the last two is in addition to that of the summaries. The report loads nothing from elsewhere: its 3.1 MB
-include all pictures.
-
-## A terabyte and more
-
-Float32, K = 1000, workers of 4 threads and 16 GB, summaries in memory; with a workdir, and with `output`, the workers
-hold less. Computed as by `labelsieve plan`, and measured on a simulated cluster:
-
-| | 1 TB, 200 workers | 10 TB, 200 workers | 100 TB, 1,000 workers |
-|---|---|---|---|
-| rows | 250,000,000 | 2,500,000,000 | 25,000,000,000 |
-| memory per worker, of the client | 878 MB, 203 MB | 1.07 GB, 254 MB | 1.55 GB, 593 MB |
-| network, at most, without the issues | 560 MB | 3.95 GB | 18.1 GB |
-| summaries | 3 GB | 30 GB | 300 GB |
-| scores and mask | 1 GB and 250 MB | 10 GB and 2.5 GB | 100 GB and 25 GB |
-| partitions, tasks of the job | 3,501, 4,133 | 12,607, 13,239 | 23,907, 27,047 |
-| reading, if no thread were ever idle | 5.1 s | 50.4 s | 100.3 s |
-| the whole | 10.2 s | 60.1 s | 132.5 s |
-| before the first read, after the last one | 1.5 s, 2.4 s | 1.3 s, 6.6 s | 3.9 s, 17.4 s |
-| idle | 50%; 41% | 16%; 10% | 24%; 18% |
-| scheduler, client | 3.1 s, 1.6 s | 11.6 s, 3.9 s | 28.7 s, 9.8 s |
-| simulated workers, all on one core | 3.9 s | 15.9 s | 43.7 s |
-| memory of the scheduler, of the client | 228 MB, 193 MB | 367 MB, 244 MB | 648 MB, 309 MB |
-| messages of the scheduler | 30 MB | 108 MB | 537 MB |
-
-The simulated cluster (`tests/benchmarks/simulated_cluster.py`, measured on 2 cores of an AMD EPYC on 2026-11-25) is a
-real scheduler and a real client, and workers that speak the scheduler's protocol, all in one process. They run the real
-tasks of the real graph, on generated rows of 100 classes that stand for the bytes, and report a task that reads when
-the seconds have passed that the read takes at 1 GB/s per worker, with 20 ms before the first byte and a spread of 5%.
-*Idle* is the share of the time from the call to the result in which threads do not read. The second figure leaves out
-the seconds before the first and after the last read in which that one process was busy with what 200 or 1,000 workers
-do at the same time. The scheduler's seconds are its CPU time.
-
-A terabyte of absent Zarr chunks (250 million rows, a local cluster of two workers with one thread each, summaries in
-memory) took 79 s and 6,543 tasks on 2026-11-24. The first partition started after 0.42 s, and client and scheduler took
-174 MB.
-"""
+"""The memory that a run needs, as a formula (`docs/memory_and_scale.md`), and how much is free."""
 
 from __future__ import annotations
 
@@ -125,9 +12,9 @@ from typing import Final
 import psutil
 
 from labelsieve.confident_learning.filters import Filter, filter_of
-from labelsieve.confident_learning.summaries import STRIP_BYTES
+from labelsieve.confident_learning.scores import Settings
+from labelsieve.confident_learning.summarize import STRIP_BYTES
 from labelsieve.confident_learning.thresholds import class_dtype
-from labelsieve.options import Settings
 from labelsieve.results.store import ISSUE_BYTES, result_rows, run_rows
 
 __all__ = ["Need"]

@@ -29,7 +29,7 @@ _LISTENER: ContextVar[Callable[[Event], None] | None] = ContextVar("listener", d
 def listened_to(listener: Callable[[Event], None]) -> Iterator[None]:
     """Call `listener` with events of all jobs that this thread runs in the block, in place of bars and lines in a log.
 
-    An event is a dict with the keys that the docstring of `labelsieve.cli` explains. There is at most one a second in
+    An event is a dict with the keys that `docs/command_line.md` explains. There is at most one a second in
     a stage, and one at its end. Threads of Dask may make the call.
     """
     token = _LISTENER.set(listener)

@@ -531,7 +531,7 @@ class LabelIssues(Result):
         Each task has the suggested class as a prediction, and in its data ``row``, ``row_id`` (if there are ids),
         ``image`` or ``text``, ``given_label`` and ``suggested_label`` (as they are stored), ``given_choice`` and
         ``suggested_choice`` (as they are shown), ``p_given``, ``p_suggested``, ``score`` and ``result`` (the
-        fingerprint). `labelsieve.review.label_studio` shows the way back.
+        fingerprint). `docs/from_found_to_fixed.md` shows the way back.
 
         Parameters
         ----------

@@ -647,10 +647,10 @@ def apply_decisions(
     labels : path, (N,) array-like, masks, matrix or lists
         The labels: a ``.npy`` file, a Zarr array, a column of a ``.parquet`` or ``.csv`` file, an array in memory, or
         what else `labelsieve.find_label_issues` reads: shards, an array in an ``.npz`` file, a URL. Labels of tokens,
-        tags and pixels may be masks, a matrix or lists; see `labelsieve.review.apply`.
+        tags and pixels may be masks, a matrix or lists (`docs/from_found_to_fixed.md`).
     decisions : path, table, or list of these, optional
         One or more tables of decisions, as CSV files, exports of Label Studio (``.json``), frames of pandas or Polars,
-        Arrow tables, or dicts of columns; see `labelsieve.review.apply`. May be missing with `auto`.
+        Arrow tables, or dicts of columns. May be missing with `auto`.
     output : path, optional
         Where the corrected labels go, in the form of `labels`: same ending, dtype, chunks and other columns. Labels in
         memory, shards, archives and what is at a URL are written as ``.npy`` or ``.zarr``. Without it they are returned

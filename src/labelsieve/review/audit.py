@@ -1,76 +1,4 @@
-"""How many labels are wrong, as an estimate with an interval: draw rows, review them, estimate.
-
-The number of issues that were found is no such estimate: some of them are right, and some wrong labels are not among
-them. A review of the worst rows alone tells nothing of the others. An audit draws rows from all, each with a known
-probability:
-
->>> import numpy as np
->>> import labelsieve
->>> rng = np.random.default_rng(0)
->>> true = rng.integers(0, 3, 5000)
->>> logits = rng.normal(0, 1, (5000, 3)) + 3 * np.eye(3)[true]
->>> probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
->>> is_wrong = rng.random(5000) < 0.04
->>> labels = np.where(is_wrong, (true + 1) % 3, true)
-
->>> issues = labelsieve.find_label_issues(labels, probs)
->>> audit = issues.audit(budget=200, seed=0, labels=labels)
->>> decisions = is_wrong[audit.rows]  # a person's decision about each of the 200 rows
->>> estimate = labelsieve.estimate(audit, decisions)
->>> print(estimate)
-4.1% wrong (2.9 to 5.7), found issues are right in 94% (72 to 100), recall 55% (37 to 71)
->>> print(f"{is_wrong.mean():.1%}, {is_wrong[issues].mean():.0%}, {is_wrong[issues].sum() / is_wrong.sum():.0%}")
-3.4%, 97%, 68%
->>> estimate.rows_for_width(0.01)
-1408
-
-## How rows are drawn
-
-Rows with a label are put in five strata by score, which end at the lowest 1, 3, 10 and 30%, and in each the issues are
-apart from the other rows. Two thirds of the budget are shared out by the size of the strata, one third in equal parts
-to the five. So low scores, where wrong labels gather, are reviewed more closely, while scores that tell nothing cost
-little. Within a stratum rows are drawn from all alike, without repetition. `Audit.weights` says how many rows each one
-stands for.
-
-The rows are in a random order. A review that stops early is an audit of fewer rows, and ``budget=400`` with the same
-seed holds the rows of ``budget=200``.
-
-``issues.review("review.html", audit=audit)`` writes a page to decide about these rows, whose CSV file `estimate` takes;
-``audit.to_csv("review.csv")`` is a table to fill in. On the command line: ``labelsieve audit``, ``review --audit``,
-``estimate`` and ``report --audit``.
-
-## What is estimated
-
-| Name | Meaning | Method |
-|---|---|---|
-| `error_rate` | share of wrong labels among all rows with a label | sum over strata [1], Wilson's interval [2, 3, 4] |
-| `precision_of_issues` | share of the found issues whose label is wrong | the same, interval of Agresti and Coull [5] |
-| `recall_of_issues` | share of the wrong labels that are found issues | both intervals combined by MOVER [6] |
-| `curve` | precision and recall of the issues, and of all rows, up to some scores | as the two above [8] |
-| `per_class` | share of wrong labels among the rows with a given label | weighted share, Kish's effective size [7] |
-
-1. Horvitz and Thompson 1952: each drawn row counts for ``1 / probability`` rows.
-2. Wilson 1927: an interval for shares that holds at small counts.
-3. Korn and Graubard 1998: the same with an effective sample size, the size of a sample from all rows alike that would
-   have the same variance.
-4. Franco, Little, Louis and Slud 2019: such intervals compared, also for strata.
-5. Agresti and Coull 1998, with Student's t: few issues are drawn.
-6. Zou and Donner 2008: here of the wrong labels inside and outside the issues.
-7. Kish 1965: from the weights alone, so that these intervals are wide rather than narrow. A stratum of which no row of
-   the class was drawn counts as one more row, right for the lower end and wrong for the upper one.
-8. At the ends of the strata, and of each quarter of the issues, or at the numbers of rows of ``cuts=[500, 1000]``. The
-   rows of a stratum on both sides of a cut are strata of their own, of known sizes.
-
-The intervals are of 95%. In 2,000 simulated audits of each of 16 settings (0.5, 2, 5 and 20% wrong, informative and
-nearly uninformative scores, budgets of 100 and 500) those of `error_rate`, precision and recall held the truth in 94%
-or more (``tests/benchmarks/test_audit_coverage.py``). Beside Wilson's interval of as many rows drawn from all alike,
-those of `error_rate` were 0.5 to 0.8 times as wide with informative scores, and at most 1.06 times as wide with the
-others. Those of `curve` held it in 93% or more at each cut (2 and 5% wrong, informative scores), and those of eight
-``cuts`` from 0.1 to 90% of the rows in 92.9% or more, in all 16 settings. An interval says nothing of mistakes of the
-reviewers.
-
-Rows are those of `LabelIssues`: of a task with pixels, tokens or tags, audit ``issues.rows``.
-"""
+"""How many labels are wrong, estimated from the decisions about an audit: see `docs/from_found_to_fixed.md`."""
 
 from __future__ import annotations
 
@@ -243,7 +171,7 @@ class Audit:
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the rows as a CSV file in which decisions are filled in, for `labelsieve.estimate`.
 
-        It has the columns of `labelsieve.review.apply`. A reviewer writes ``keep`` in the column ``decision`` where the
+        It has the columns of a table of decisions. A reviewer writes ``keep`` in the column ``decision`` where the
         given label is right, and ``other``, with the right one in the column ``label``, where it is wrong.
 
         Parameters
@@ -527,7 +455,7 @@ def estimate(
         The audit, from `LabelIssues.audit` or `labelsieve.load`.
     decisions : (n,) array-like of bool, path, table, or list of paths and tables
         Whether the given label of each of ``audit.rows`` is wrong; None for rows that are not decided. Or one or
-        several CSV files or tables in memory, as in `labelsieve.review.apply`, of which only the columns ``row`` and
+        several CSV files or tables in memory (`docs/from_found_to_fixed.md`), of which only the columns ``row`` and
         ``decision`` are needed: ``accept`` and ``other`` say that the given label is wrong, ``keep`` that it is
         right. An export of Label Studio (``.json``) is such a table. Rows with ``unsure`` or nothing, and rows
         of the audit that are in no table, are left out. If the audit has no labels, a column

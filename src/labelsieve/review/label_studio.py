@@ -258,7 +258,7 @@ def read_label_studio(path: str | os.PathLike[str], class_names: Sequence[str] |
     -------
     pandas.DataFrame
         A row for each annotation: ``row``, ``id``, ``given_label``, ``decision``, ``label``, ``reviewer``, ``time`` and
-        ``result``, as in `labelsieve.review.apply`.
+        ``result``, as in `docs/from_found_to_fixed.md`.
 
     Raises
     ------

@@ -15,8 +15,8 @@ from typing import Any, Final, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.ensembles import EnsembleMean, EnsembleSummarizer, MemberRows
-from labelsieve.confident_learning.summaries import STRIP_BYTES
+from labelsieve.confident_learning.derived import EnsembleMean, EnsembleSummarizer, MemberRows
+from labelsieve.confident_learning.summarize import STRIP_BYTES
 from labelsieve.confident_learning.thresholds import Float64s
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.source import MissingRows, Rows, Source
@@ -37,7 +37,7 @@ class Ensemble:
     Each member is read once in each pass, in the same tasks, and the mean is never stored. Rows of a member that cannot
     be a distribution are an error that names the member. On 49 real datasets with known errors, the mean of several
     models found wrong labels as well as the best single model, and much better than a typical one;
-    `labelsieve.accuracy` has other measurements, in some of which the best one is a little better than the mean.
+    `docs/which_filter_and_score.md` has other measurements, in some of which the best one is a little better.
 
     The mean of the probabilities ``p`` with weights ``w`` is ``(w[0] * p[0] + w[1] * p[1] + ...) / (w[0] + w[1] +
     ...)``, in float64 and in the order of the members. So the result has the bits of a run on that array of means.

@@ -368,7 +368,7 @@ class ZarrRows(ChunkedRows):
         import zarr
         from zarr.storage import StorePath
 
-        from labelsieve.storage.remote import WatchedStore
+        from labelsieve.storage.watched_store import WatchedStore
 
         store = WatchedStore.around(self._array.store, self._expects, self._report)
         opened: Any = zarr.AsyncArray(self._array.metadata, StorePath(store, self._array.path))

@@ -206,7 +206,7 @@ def store_of(folder: Folder, *, read_only: bool = False) -> Any:
 
 def _complete_store(folder: Folder) -> Any:
     """Return the store at `folder` for reading; a missing chunk raises."""
-    from labelsieve.storage.remote import WatchedStore
+    from labelsieve.storage.watched_store import WatchedStore
 
     def is_chunk(key: str) -> bool:
         return _CHUNK.search(key) is not None

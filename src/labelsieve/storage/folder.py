@@ -87,11 +87,11 @@ def zarr_store(url: str, *, read_only: bool = True) -> Any:
 def _own_kind(scheme: str) -> Any:
     """Return the class of this package for a scheme; None where fsspec's own is used."""
     if scheme in _EXTRAS:
-        from labelsieve.storage.remote import S3
+        from labelsieve.storage.s3 import S3
 
         return S3
     if is_web(f"{scheme}://"):
-        from labelsieve.storage.remote import Web
+        from labelsieve.storage.web import Web
 
         return Web
     return None
