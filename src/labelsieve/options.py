@@ -436,6 +436,7 @@ class JobSettings:
         _CLUSTER,
         _n_jobs,
         "CORES|N",
+        _number_or("cores", None),
     )
 
     def __init__(self, **given: Any) -> None:

@@ -14,6 +14,7 @@ import cleanlab.segmentation.summary as their_summary
 import dask.array as da
 import fsspec
 import h5py
+import labelsieve.cleanlab.segmentation.summary as our_summary
 import ml_dtypes
 import numpy as np
 import pytest
@@ -27,7 +28,6 @@ from scipy import ndimage
 import labelsieve
 import labelsieve.cleanlab.segmentation.filter as our_filter
 import labelsieve.cleanlab.segmentation.rank as our_rank
-import labelsieve.cleanlab.segmentation.summary as our_summary
 import labelsieve.segmentation.rows
 from draws import assert_same_bits, bits, draw, find, pieces
 from labelsieve import Ensemble, Folds, segmentation

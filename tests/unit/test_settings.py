@@ -13,7 +13,7 @@ import pytest
 
 import naive
 from labelsieve import count, find_label_issues, plan_label_issues
-from labelsieve.cli.app import cli
+from labelsieve.cli.options import cli
 from labelsieve.confident_learning.filters import FILTERS, chosen_filter
 from labelsieve.confident_learning.matrices import PY_METHODS
 from labelsieve.confident_learning.scores import Settings
@@ -134,7 +134,7 @@ PLACES = ["label_place", "prob_place", "labels", "pred_probs"]
 ONLY_ON_THE_COMMAND_LINE = [
     *("top", "quiet", "json", "progress", "log_level", "report", "images", "texts", "rows"),
     *("scheduler", "workers", "threads", "worker_memory"),
-    *("task", "offsets", "sentence_ids"),
+    "task",
 ]
 
 
