@@ -19,8 +19,6 @@ from labelsieve.options import OPTIONS, TASKS, JobSettings, Option, check_flag
 
 # All of a task: rows of two labels, of the left and of the right, which the option --swap exchanges.
 PAIRS = '''
-from dataclasses import dataclass
-
 import numpy as np
 
 from labelsieve.find import Task
@@ -30,14 +28,11 @@ from labelsieve.results.label_issues import IssuePairs
 from labelsieve.results.units import Layout
 
 
-@dataclass(frozen=True)
 class PairLayout(Layout):
-    n_pairs: int
     kind, task, units = "pairs", "pairs", ("sides", "pairs")
 
-    @property
-    def n_groups(self):
-        return self.n_pairs
+    def __init__(self, n_pairs):
+        self.n_groups, self.attributes = n_pairs, {"n_pairs": n_pairs}
 
     def edges(self, start, stop):
         return np.arange(start, stop + 1) * 2
@@ -47,9 +42,6 @@ class PairLayout(Layout):
 
     def columns(self, rows):
         return {"pair": rows // 2, "side": rows % 2}
-
-    def attributes(self):
-        return {"n_pairs": self.n_pairs}
 
     @classmethod
     def restored(cls, attributes, array):
@@ -148,7 +140,7 @@ def test_a_task_on_a_cluster(pairs):
     found = labelsieve.load("c.zarr")
     assert "2 workers" in found.facts.scheduler
     assert found.pairs().tolist() == want.pairs().tolist()
-    assert found.layout == want.layout
+    assert found.layout.has_same_groups(want.layout)
 
 
 def test_an_option(capsys, monkeypatch, tmp_path):

@@ -224,7 +224,7 @@ def _group_of(output: str | None) -> str | None:
 
 def _cluster_of(choices: Mapping[str, Any], *, start: bool = True) -> AbstractContextManager[Any]:
     """Return the cluster that the options ask for."""
-    from labelsieve.execution.local_cluster import cluster
+    from labelsieve.execution.cluster import cluster
 
     options = (choices[name] for name in ("scheduler", "workers", "threads", "worker_memory"))
     return cluster(*options, start=start)

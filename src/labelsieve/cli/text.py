@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from labelsieve import __version__
 from labelsieve.errors import size
-from labelsieve.execution.memory import CANDIDATE_BYTES, CANDIDATE_COPIES
 from labelsieve.options import ABSENT_THRESHOLD
 from labelsieve.results.store import ISSUE_BYTES
 from labelsieve.storage.remote import without_query
@@ -35,7 +34,7 @@ _PLAN_KEYS: Final = {
 
 def find_answer(issues: LabelIssues, began: float, output: str | None, report: Path | None) -> dict[str, Any]:
     """Return the answer of ``labelsieve find``, given when it began and what it wrote."""
-    from labelsieve.execution.memory import peak_bytes
+    from labelsieve.execution.executor import peak_bytes
 
     facts, of_result = issues.facts, ("num_issues", "estimated_num_issues", "n_rows", "n_ignored", "n_classes")
     of_run = ("n_reads", "rows_read", "rows_resumed", "n_batches", "n_partitions", "finished")
@@ -232,6 +231,8 @@ def plan_text(plan: Plan) -> str:
         lines["client memory"] = size(plan.client_bytes)
         lines["network"] = f"{size(plan.network_bytes)}, and the issues"
     if plan.n_reads == 3:
+        from labelsieve.job.grid import CANDIDATE_BYTES, CANDIDATE_COPIES
+
         lines["third read"] = (
             f"{size(CANDIDATE_BYTES * CANDIDATE_COPIES)} per row selected for a class pair, here and in each thread; "
             "planned for a tenth of the rows, and refused before that read if they do not fit"

@@ -27,13 +27,13 @@ import numpy as np
 from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import InvalidInputError, LabelsieveError, WorkdirError, warn
 from labelsieve.execution.executor import Executor
-from labelsieve.execution.graph import Column, DaskJob
+from labelsieve.execution.graph import Column
 from labelsieve.job.grid import Grid
 from labelsieve.job.inputs import Inputs, rows_of
 from labelsieve.job.kept import KINDS, RECORD_FILE, Records, digest, record_file
 from labelsieve.job.partition import Batches, Partition
 from labelsieve.job.scan import has_same_labels, read_rows
-from labelsieve.sources.ensemble import EnsembleSource
+from labelsieve.sources.composite import EnsembleSource
 from labelsieve.sources.objects import retry
 from labelsieve.sources.open import Opened, open_any, where_is
 from labelsieve.sources.source import Source, named_ranges, row_digests
@@ -151,7 +151,7 @@ def note_versions(inputs: Sequence[Opened], attempts: int = 1, *, allow_zero_row
     for opened in inputs:
         if isinstance(opened, Source):
             retry(attempts, opened.note_version)
-            for source in opened.members if isinstance(opened, EnsembleSource) else [opened]:
+            for source in opened.children if isinstance(opened, EnsembleSource) else [opened]:
                 _report_missing(source, allow_zero_rows=allow_zero_rows)
             continue
         # Rows of a stored array of the same shape are rows of the Dask array, unless its graph changes them.
@@ -291,7 +291,7 @@ def check_finished(
     stored = inputs.labels_source and inputs.pred_probs_source
     otherwise = "" if stored else " (or its Dask array computes other values each time)"
     work = inputs.work(partial(compare, settings=settings, records=records))
-    for found in DaskJob(executor).map("check", work, columns):
+    for found in executor.map("check", work, columns):
         if found is not None:
             raise WorkdirError(
                 f"{_changed_inputs(found.columns)} changed after the workdir {records.folder.where} was made, although "
@@ -310,7 +310,7 @@ def compare_labels(inputs: Inputs, executor: Executor, records: Records, numbers
     batches = [Batches(number, inputs.grid.ranges(number)) for number in numbers]
     columns = [batches, _rows(inputs.opened_labels, bounds), [None] * len(bounds)]
     work = inputs.work(partial(has_same_labels, records=records))
-    return list(itertools.compress(numbers, DaskJob(executor).map("labels", work, columns)))
+    return list(itertools.compress(numbers, executor.map("labels", work, columns)))
 
 
 def _choose_rows(inputs: Inputs, index: int, rng: np.random.Generator) -> tuple[int, int]:
@@ -320,9 +320,9 @@ def _choose_rows(inputs: Inputs, index: int, rng: np.random.Generator) -> tuple[
         ranges = [(start, stop) for start, stop in inputs.grid.ranges(index) if start < stop]
         return ranges[rng.integers(len(ranges))] if ranges else (first, first)
     row, n_rows = int(rng.integers(first, last)), max(1, MOST_BYTES // source.row_bytes)
-    if source.row_chunk:  # stored chunks are read whole, so stay in one
-        chunk = row // source.row_chunk
-        first, last = max(first, chunk * source.row_chunk), min(last, (chunk + 1) * source.row_chunk)
+    if source.facts.row_chunk:  # stored chunks are read whole, so stay in one
+        chunk = row // source.facts.row_chunk
+        first, last = max(first, chunk * source.facts.row_chunk), min(last, (chunk + 1) * source.facts.row_chunk)
     start = min(row, max(first, last - n_rows))
     return start, min(start + n_rows, last)
 
