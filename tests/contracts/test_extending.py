@@ -77,5 +77,4 @@ def test_an_executor(tmp_path, choices, kept):
         choices = choices | {"workdir": tmp_path / "work"}
     cut = {"batch_size": 70, "partition_batches": 2}
     assert_same_bits(find(LABELS, PROBS, client=executor, **choices, **cut), find(LABELS, PROBS, **choices))
-    assert executor.names[0] == ("scan" if kept == "in memory" or "filter_by" not in choices else "scan-aggregate")
-    assert executor.names[-1] == "select"
+    assert executor.names[0].startswith("scan")
