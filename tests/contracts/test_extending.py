@@ -1,12 +1,15 @@
 """The recipes for contributors, each followed from outside the package, in as few lines as it promises."""
 
+import json
 from functools import partial
 
 import numpy as np
 import pytest
 
 from draws import assert_same_bits, draw, find
-from labelsieve import InvalidInputError
+from labelsieve import InvalidInputError, apply_decisions, find_label_issues
+from labelsieve.results.store import WRITERS
+from labelsieve.review.labels import FORMS, ArrayLabels
 from labelsieve.sources.places import FORMATS, Format
 from labelsieve.sources.source import FileSource, ReadFacts, Rows
 
@@ -54,3 +57,37 @@ def test_an_array_format(tmp_path, monkeypatch):
     assert find(LABELS, tmp_path, workdir=tmp_path.parent / "work", **cut).facts.rows_read == 0
     with pytest.raises(InvalidInputError, match=r"all\.raw is not read from a URL: give a copy on a disk"):
         find(LABELS, "memory://bucket/all.raw")
+
+
+def test_an_output(tmp_path, monkeypatch):
+    def write_jsonl(result, path):
+        path.write_text("".join(f"{json.dumps({'row': row})}\n" for row in result.indices.tolist()))
+
+    monkeypatch.setitem(WRITERS, ".jsonl", write_jsonl)
+    find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]], output=tmp_path / "issues.jsonl")
+    assert (tmp_path / "issues.jsonl").read_text() == '{"row": 2}\n'
+    with pytest.raises(InvalidInputError, match=r"\.txt must end in one of .*, \.jsonl"):
+        find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]], output=tmp_path / "issues.txt")
+
+
+def test_a_form_of_labels(tmp_path, monkeypatch):
+    class LinesOfText(ArrayLabels):
+        suffixes = (".txt",)
+
+        @classmethod
+        def open(cls, path, column, asked):
+            found = cls(np.array(path.read_text().split()))
+            found.where = str(path)
+            return found
+
+        def write(self, path, rows, values):
+            path.write_text("\n".join(self.corrected(rows, values)) + "\n")
+
+    monkeypatch.setitem(FORMS, ".txt", LinesOfText)
+    (tmp_path / "labels.txt").write_text("cat\ndog\ncat\n")
+    decided = {"row": [2], "given_label": ["cat"], "decision": ["accept"], "label": ["horse"]}
+    labels = tmp_path / "labels.txt"
+    apply_decisions(labels, decided, tmp_path / "new.txt", class_names=["cat", "dog", "horse"])
+    assert (tmp_path / "new.txt").read_text() == "cat\ndog\nhorse\n"
+    with pytest.raises(InvalidInputError, match=r"output: .*\.npy must end in \.txt"):
+        apply_decisions(labels, decided, tmp_path / "new.npy")

@@ -22,8 +22,18 @@ from labelsieve.confident_learning.derived import softmax
 from labelsieve.confident_learning.thresholds import Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.options import check_whole_number
-from labelsieve.results.pictures import THUMBNAIL_BYTES, THUMBNAIL_SIDE, Pictures, encode_thumbnail, open_pictures
-from labelsieve.results.report import check_page, digest, heading_parts, open_texts, render
+from labelsieve.results.report import (
+    THUMBNAIL_BYTES,
+    THUMBNAIL_SIDE,
+    Pictures,
+    check_page,
+    digest,
+    encode_thumbnail,
+    heading_parts,
+    open_pictures,
+    open_texts,
+    render,
+)
 from labelsieve.results.result import TABLE_ROWS, Result, check_class_names
 from labelsieve.results.store import replacing
 from labelsieve.review.audit import Audit
