@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from draws import assert_same_bits, draw, find
-from labelsieve import InvalidInputError, apply_decisions, find_label_issues
-from labelsieve.results.store import WRITERS
+from labelsieve import InvalidInputError, apply_decisions
+from labelsieve.results.store import WRITERS, check_output
 from labelsieve.review.labels import FORMS, ArrayLabels
 from labelsieve.sources.places import FORMATS, Format
 from labelsieve.sources.source import FileSource, ReadFacts, Rows
@@ -64,10 +64,13 @@ def test_an_output(tmp_path, monkeypatch):
         path.write_text("".join(f"{json.dumps({'row': row})}\n" for row in result.indices.tolist()))
 
     monkeypatch.setitem(WRITERS, ".jsonl", write_jsonl)
-    find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]], output=tmp_path / "issues.jsonl")
+    monkeypatch.chdir(tmp_path)
+    np.save("labels.npy", [0, 1, 0])
+    np.save("probs.npy", [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
+    assert run(["find", "labels.npy", "probs.npy", "-o", "issues.jsonl", "--quiet"]) == 0
     assert (tmp_path / "issues.jsonl").read_text() == '{"row": 2}\n'
     with pytest.raises(InvalidInputError, match=r"\.txt must end in one of .*, \.jsonl"):
-        find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]], output=tmp_path / "issues.txt")
+        check_output("issues.txt")
 
 
 def test_a_form_of_labels(tmp_path, monkeypatch):
