@@ -8,6 +8,7 @@ import pytest
 
 from draws import assert_same_bits, draw, find
 from labelsieve import InvalidInputError, apply_decisions
+from labelsieve.cli.app import run
 from labelsieve.results.store import WRITERS, check_output
 from labelsieve.review.labels import FORMS, ArrayLabels
 from labelsieve.sources.places import FORMATS, Format
