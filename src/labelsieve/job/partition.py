@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -23,7 +22,7 @@ Block = npt.NDArray[Any]
 
 
 class RowRange:
-    """A lazy range of rows of a source: a block of a Dask array over files.
+    """A lazy range of rows of a source: the argument of a task that reads them.
 
     Parameters
     ----------
@@ -38,7 +37,6 @@ class RowRange:
     def __init__(self, source: Source, start: int = 0, stop: int | None = None, origin: int = 0) -> None:
         self.source, self.start, self.stop = source, start, source.n_rows if stop is None else stop
         self.origin = origin
-        self.shape, self.dtype, self.ndim = (self.stop - start, *source.shape[1:]), source.dtype, source.ndim
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle without the names of attributes: each task of a graph is sent two ranges."""
@@ -54,21 +52,6 @@ class RowRange:
         """Return a source that holds rows ``[start, stop)`` of the input, and the row at which it begins."""
         part, origin = self.source.part(start - self.origin, stop - self.origin)
         return part, origin + self.origin
-
-    def __getitem__(self, key: Any) -> RowRange | Block:
-        """Return a slice of rows as a lazy range; read the rows for any other index that NumPy accepts."""
-        rows, *columns = key if isinstance(key, tuple) else (key,)
-        all_columns = [slice(0, size) for size in self.shape[1:]]
-        if isinstance(rows, slice) and rows.step in (None, 1) and columns in ([], all_columns):
-            start, stop, _ = rows.indices(self.shape[0])
-            return RowRange(self.source, self.start + start, self.start + stop, self.origin)
-        block: Block = np.asarray(self)[key]
-        return block
-
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Block:
-        """Read the rows."""
-        rows: Block = np.asarray(self.source[self.start : self.stop], dtype, copy=copy)
-        return rows
 
 
 @dataclass(frozen=True)
@@ -230,6 +213,7 @@ class _BatchReader:
         return held
 
 
+@dataclass(frozen=True)
 class PartitionWork:
     """Runs a function on a partition of `pred_probs`.
 
@@ -249,25 +233,23 @@ class PartitionWork:
         The value of labels that says that a row has none.
     """
 
-    def __init__(
-        self,
-        work: Callable[..., Any],
-        grid: Grid,
-        n_classes: int,
-        dtype: np.dtype[Any],
-        where: str,
-        ignored: int | None = None,
-    ) -> None:
-        self.where = where
-        self._work, self._grid, self._facts = work, grid, (n_classes, dtype, ignored)
-        # Partitions that are to be read first, because later ones are smaller; 0 if none are.
-        self.n_first = grid.n_large
+    work: Callable[..., Any]
+    grid: Grid
+    n_classes: int
+    dtype: np.dtype[Any]
+    where: str
+    ignored: int | None = None
+
+    @property
+    def n_first(self) -> int:
+        """Number of partitions that are to be read first, because later ones are smaller; 0 if none are."""
+        return self.grid.n_large
 
     def batches(self, partition: int | Batches) -> Batches:
         """Return the batches of a partition, which may be given by its number."""
         if isinstance(partition, Batches):
             return partition
-        return Batches(partition, self._grid.ranges(partition))
+        return Batches(partition, self.grid.ranges(partition))
 
     def name(self, partition: int | Batches) -> str:
         """Name a partition for messages."""
@@ -284,22 +266,18 @@ class PartitionWork:
         """Return the number of the first row of a partition."""
         return self.batches(partition).ranges[0][0]
 
-    def with_options(self, **options: Any) -> PartitionWork:
-        """Return a copy with keyword arguments for the function."""
-        n_classes, dtype, ignored = self._facts
-        return PartitionWork(partial(self._work, **options), self._grid, n_classes, dtype, self.where, ignored)
-
     def __call__(self, partition: int | Batches, labels: Any, pred_probs: Any, *more: Any) -> Any:
         """Call the function; errors name the partition."""
         try:
             if not isinstance(partition, Batches):
-                partition = Batches(partition, self._grid.ranges(partition))
-            return self._work(Partition(partition, labels, pred_probs, *self._facts), *more)
+                partition = Batches(partition, self.grid.ranges(partition))
+            return self.work(Partition(partition, labels, pred_probs, self.n_classes, self.dtype, self.ignored), *more)
         except Exception as error:
             locate(error, self.name(partition), self.batches(partition).ranges)
             raise
 
 
+@dataclass(frozen=True)
 class ChunkWork:
     """Runs a function on a chunk of row summaries, or on a stretch of the sorted issues.
 
@@ -311,16 +289,16 @@ class ChunkWork:
         Place of the chunks, for messages.
     """
 
-    def __init__(self, work: Callable[..., Any], where: str) -> None:
-        self._work, self._where = work, where
+    work: Callable[..., Any]
+    where: str
 
     def name(self, rows: Any) -> str:
         """Name a chunk for messages. The row numbers of a chunk that a worker holds are not known here."""
         if isinstance(rows, Stretch):
-            return f"issues {rows.start:,}..{rows.stop - 1:,} in {self._where}"
+            return f"issues {rows.start:,}..{rows.stop - 1:,} in {self.where}"
         if not isinstance(rows, SummaryChunk | Span):
-            return f"row summaries in {self._where}"
-        return f"rows {rows.start:,}..{rows.start + self.n_rows(rows) - 1:,} of the row summaries in {self._where}"
+            return f"row summaries in {self.where}"
+        return f"rows {rows.start:,}..{rows.start + self.n_rows(rows) - 1:,} of the row summaries in {self.where}"
 
     def n_rows(self, rows: SummaryChunk | Span | Stretch) -> int:
         """Return the number of rows of a chunk."""
@@ -333,7 +311,7 @@ class ChunkWork:
     def __call__(self, rows: SummaryChunk | Span | Stretch, *more: Any) -> Any:
         """Call the function; errors name the rows."""
         try:
-            return self._work(rows, *more)
+            return self.work(rows, *more)
         except Exception as error:
             locate(error, self.name(rows))
             raise
