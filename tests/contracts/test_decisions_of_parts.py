@@ -278,7 +278,7 @@ def test_a_result_of_smaller_masks_is_refused(tmp_path):
     masks, pred_probs = rng.integers(0, 3, (4, 6, 6)), rng.dirichlet([1] * 3, (4, 6, 6)).transpose(0, 3, 1, 2)
     found = segmentation.find_label_issues(masks[:, ::2, ::2], pred_probs[..., ::2, ::2])
     nothing = {"row": [], "given_label": [], "decision": [], "label": []}
-    refused(InvalidInputError, r"36 rows, labels 144: pixels of smaller", tmp_path, masks, nothing, issues=found)
+    refused(InvalidInputError, r"36 rows, labels 144: images of other sizes", tmp_path, masks, nothing, issues=found)
     refused(InvalidInputError, "another dataset", tmp_path, masks[:3], nothing, issues=found)
 
 
