@@ -715,7 +715,7 @@ HUGE = """
     import sys
     import dask, numpy as np, pyarrow as pa, pyarrow.parquet as pq
     import labelsieve
-    from labelsieve.execution.memory import peak_bytes
+    from labelsieve.execution.executor import peak_bytes
     data, labels, probs = sys.argv[1:]
     pa.array([1.0]), pq.ParquetFile(data).close()
     before = peak_bytes()

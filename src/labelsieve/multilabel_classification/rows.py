@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.filters import Filter, filter_by_tag
+from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.misfit import describe_tag_misfit
 from labelsieve.confident_learning.summarize import TagJointCounter, TagPattern, TagSummarizer
 from labelsieve.confident_learning.thresholds import ClassSums, Float64s, Int64s, Ints, class_dtype, class_means
@@ -93,7 +93,7 @@ class TagProbs(_RowsOfTags):
 
     def filter_for(self, rule: Filter) -> Filter:
         """Return the filter that selects as `rule` does, for each tag by itself."""
-        return filter_by_tag(rule)
+        return replace(rule, in_groups=True)
 
 
 class TagMatrix(_RowsOfTags):

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, overload
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.ensembles import EnsembleMean, EnsembleSummarizer, MemberRows
-from labelsieve.confident_learning.logits import LogitSummarizer, softmax
-from labelsieve.confident_learning.summaries import STRIP_BYTES
+from labelsieve.confident_learning.derived import EnsembleMean, EnsembleSummarizer, LogitSummarizer, MemberRows, softmax
+from labelsieve.confident_learning.summarize import STRIP_BYTES
 from labelsieve.confident_learning.thresholds import Float64s, Floats, Int64s, Ints
 from labelsieve.errors import InputTypeError, InvalidInputError, located
 from labelsieve.sources.source import MissingRows, ReadFacts, Rows, Source
