@@ -124,8 +124,8 @@ class BatchesSource(Source):
 class ArrowTable:
     """An open Arrow file: the names of its columns, and the number of rows of each record batch.
 
-    Record batches are mapped. Where they are compressed, the first one is decoded to see it, and the narrowest column of
-    all to count their rows.
+    Record batches are mapped. Where they are compressed, the first one is decoded to see it, and the narrowest column
+    of all to count their rows.
 
     Raises
     ------
