@@ -13,6 +13,7 @@ from labelsieve.confident_learning import select as radix_select
 from labelsieve.confident_learning.checks import Findings, RowChecks, combine_findings, raise_or_warn
 from labelsieve.confident_learning.joint import JointCounts
 from labelsieve.confident_learning.misfit import SAMPLE_ROWS, describe_misfit
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.summarize import combine_totals
 from labelsieve.confident_learning.thresholds import (
     ClassSums,
@@ -32,7 +33,7 @@ from labelsieve.job.scan import class_sums
 from labelsieve.job.settings import resolve_n_jobs
 from labelsieve.job.whole_rows import InspectedRows, combine_counts, inspect, num_issues
 from labelsieve.job.workdir import check_versions, note_versions
-from labelsieve.options import Settings, batched_choices, check_whole_number, explain_keywords
+from labelsieve.options import batched_choices, check_whole_number, explain_keywords
 from labelsieve.sources.objects import RETRIES, retry
 from labelsieve.sources.open import check_axes, open_labels, open_pred_probs
 

@@ -8,7 +8,6 @@ import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import wraps
 from numbers import Real
@@ -133,8 +132,6 @@ TASKS: Final = ("classification", "segmentation", "tokens", "tags")
 UNSURE_RULES: Final = ("keep", "drop", "ignore")
 CONFLICT_RULES: Final = ("error", "keep", "last")
 FILTER_NAMES: Final[tuple[FilterName, ...]] = get_args(FilterName)
-# The sums of probabilities are exact up to this number of rows (`labelsieve.confident_learning.thresholds`).
-_MOST_ROWS: Final = 1 << 36
 
 # The tolerances of confident learning as cleanlab defines them (cleanlab/internal/constants.py, 2.9).
 FLOAT_TOLERANCE: Final = 1e-6
@@ -157,99 +154,6 @@ class Nothing(enum.Enum):
 NOTHING: Final = Nothing.NOTHING
 # What stands for "no label": an integer, a name, or None for missing values.
 IgnoreLabel: TypeAlias = int | str | Nothing | None
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The settings that change the result.
-
-    Parameters
-    ----------
-    method : str
-        One of `METHODS`.
-    adjust_pred_probs : bool
-        Whether to subtract the confident thresholds from the probabilities before scoring.
-    estimation_method : str
-        One of `ESTIMATION_METHODS`.
-    rule : str
-        One of `RULES`.
-    filter_by : str or None
-        One of `FILTER_NAMES`, or None for the rows of lowest score whose label is not predicted.
-    frac_noise : float
-        Share of the noise that the pruning filters select, 0 to 1.
-    num_to_remove_per_class : tuple of int or None
-        K numbers for the pruning filters: how many rows to select with each label, or, of pairs, suggested as each
-        class.
-    min_examples_per_class : int
-        Number of rows of each class that the pruning filters leave.
-
-    Raises
-    ------
-    InvalidInputError
-        For a value that is not allowed; the message lists the allowed ones.
-    """
-
-    method: Method = "self_confidence"
-    adjust_pred_probs: bool = False
-    estimation_method: EstimationMethod = "off_diagonal"
-    rule: Rule = "predicted_class"
-    filter_by: FilterName | None = None
-    frac_noise: float = 1.0
-    num_to_remove_per_class: tuple[int, ...] | None = None
-    min_examples_per_class: int = 1
-
-    def __post_init__(self) -> None:
-        check_one_of("method", self.method, METHODS)
-        check_one_of("estimation_method", self.estimation_method, ESTIMATION_METHODS)
-        check_one_of("rule", self.rule, RULES)
-        check_flag("adjust_pred_probs", self.adjust_pred_probs)
-        if self.adjust_pred_probs and self.method in {"confidence_weighted_entropy", "logit_margin"}:
-            raise InvalidInputError(f"adjust_pred_probs is not defined for {self.method}")
-        object.__setattr__(self, "frac_noise", _share("frac_noise", self.frac_noise))
-        least = check_whole_number("min_examples_per_class", self.min_examples_per_class, 0)
-        object.__setattr__(self, "min_examples_per_class", least)
-        if self.num_to_remove_per_class is not None:
-            object.__setattr__(self, "num_to_remove_per_class", _numbers_to_remove(self.num_to_remove_per_class))
-
-    @property
-    def pruning_choices(self) -> list[str]:
-        """Names of the settings of the pruning filters that differ from their defaults."""
-        changed = {
-            "frac_noise": self.frac_noise != 1,
-            "num_to_remove_per_class": self.num_to_remove_per_class is not None,
-            "min_examples_per_class": self.min_examples_per_class != 1,
-        }
-        return [name for name, differs in changed.items() if differs]
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether the number of issues is calibrated by the class counts."""
-        return self.estimation_method == "off_diagonal_calibrated"
-
-    @property
-    def scores_need_rescan(self) -> bool:
-        """Whether scores need both the thresholds and whole rows, and therefore a second read."""
-        return self.adjust_pred_probs and self.method == "normalized_margin"
-
-    @property
-    def counts_joint(self) -> bool:
-        """Whether rows are counted by the confident joint, which needs a second read too."""
-        return self.rule == "confident_joint"
-
-    @property
-    def rescans(self) -> bool:
-        """Whether `pred_probs` is read a second time, after the thresholds are computed."""
-        return self.counts_joint or self.scores_need_rescan
-
-    @property
-    def plain_margin(self) -> bool:
-        """Whether the score is the normalized margin of probabilities that are not adjusted."""
-        return self.method == "normalized_margin" and not self.adjust_pred_probs
-
-    @property
-    def plain_self_confidence(self) -> bool:
-        """Whether the score is the probability of the label itself, in the dtype of `pred_probs`."""
-        return self.method == "self_confidence" and not self.adjust_pred_probs
 
 
 def batched_choices(
@@ -329,21 +233,6 @@ def check_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """Raise unless `value` is one of the `allowed` words."""
     if not isinstance(value, str) or value not in allowed:
         raise InvalidInputError(f"{name} must be one of {', '.join(allowed)}; not {value!r}")
-
-
-def _share(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
-        raise InvalidInputError(f"{name} must be a number from 0 to 1, not {value!r}")
-    return float(value)
-
-
-def _numbers_to_remove(values: Iterable[Any]) -> tuple[int, ...]:
-    if isinstance(values, str | Mapping) or getattr(values, "ndim", 1) != 1 or not isinstance(values, Iterable):
-        raise InvalidInputError(f"num_to_remove_per_class must be a list of K whole numbers, not {values!r}")
-    numbers = tuple(check_whole_number("each of num_to_remove_per_class", value, 0) for value in values)
-    if max(numbers, default=0) > _MOST_ROWS:
-        raise InvalidInputError(f"num_to_remove_per_class has {max(numbers):,}: more rows than can be counted")
-    return numbers
 
 
 def _only(name: str, kwargs: Mapping[str, Any] | None, allowed: tuple[str, ...]) -> dict[str, Any]:

@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.checks import MAX_RANGES, Findings, RowChecks, errors_in, raise_or_warn
-from labelsieve.confident_learning.summaries import SummaryBlock
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.summarize import ROW_SUM, check_recordable
-from labelsieve.confident_learning.thresholds import Int64s, Ints
+from labelsieve.confident_learning.thresholds import Int64s, Ints, SummaryBlock
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveError
 from labelsieve.job.partition import Batches, Partition, RowRange
 from labelsieve.job.scan import read_rows
-from labelsieve.options import Settings, check_flag, check_ignored_number, check_whole_number
+from labelsieve.options import check_flag, check_ignored_number, check_whole_number
 from labelsieve.sources.arrays import on_host
 from labelsieve.sources.composite import LogitsSource
 from labelsieve.sources.open import check_lengths, open_labels, open_pred_probs

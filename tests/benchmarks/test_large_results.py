@@ -15,9 +15,10 @@ import draws
 import labelsieve
 from labelsieve.confident_learning.filters import LowestScores, combine_counts
 from labelsieve.confident_learning.matrices import class_columns, pair_columns
-from labelsieve.confident_learning.summaries import SummaryBlock
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.thresholds import (
     ClassSums,
+    SummaryBlock,
     class_dtype,
     class_means,
     class_sums_chunk,
@@ -25,7 +26,6 @@ from labelsieve.confident_learning.thresholds import (
 )
 from labelsieve.job import table as count_and_select
 from labelsieve.job.kept import SummaryChunk, SummaryReader
-from labelsieve.options import Settings
 
 pytestmark = pytest.mark.slow
 

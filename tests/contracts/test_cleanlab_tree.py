@@ -28,7 +28,7 @@ import naive
 from draws import SHAPES, draw, near_ties, odd
 from labelsieve import InputTypeError, InvalidInputError, LabelsieveWarning
 from labelsieve.cleanlab import count, dataset, filter, rank  # noqa: A004  # cleanlab's names
-from labelsieve.cleanlab.arguments import AssertedInputError
+from labelsieve.cleanlab.filter import AssertedInputError
 from labelsieve.options import FILTER_NAMES
 from pages import blocks, guide
 

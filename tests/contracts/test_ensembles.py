@@ -13,7 +13,7 @@ from distributed import Client, LocalCluster
 import labelsieve
 from draws import assert_same_bits, bits, draw, find, pieces
 from labelsieve import Ensemble
-from labelsieve.confident_learning.logits import softmax
+from labelsieve.confident_learning.derived import softmax
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, WorkdirError
 from labelsieve.sources.open import open_pred_probs
 from naive_joint import FILTERS

@@ -12,7 +12,7 @@ from distributed import Client
 import labelsieve
 from draws import assert_same_bits, find, pieces
 from labelsieve.cli.app import run
-from labelsieve.confident_learning.logits import softmax
+from labelsieve.confident_learning.derived import softmax
 from labelsieve.errors import InvalidInputError, LabelsieveWarning, WorkdirError
 from labelsieve.options import FILTER_NAMES, METHODS
 

@@ -17,6 +17,7 @@ import labelsieve
 import naive
 from labelsieve import MemoryLimitError, plan_label_issues
 from labelsieve.cli.app import run
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import size
 from labelsieve.execution import executor, memory
 from labelsieve.execution import graph as dask_job
@@ -24,7 +25,7 @@ from labelsieve.execution.local_cluster import cluster
 from labelsieve.execution.memory import INTERPRETER_BYTES, Need
 from labelsieve.job import grid as partitioning
 from labelsieve.job import inputs as grids
-from labelsieve.options import FILTER_NAMES, Settings
+from labelsieve.options import FILTER_NAMES
 from labelsieve.sources import open as open_array
 
 N_ROWS = 2000

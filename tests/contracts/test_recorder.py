@@ -22,7 +22,7 @@ import labelsieve
 import s3
 from draws import SHAPES, assert_same_bits, datasets, draw, find, odd
 from labelsieve.cli.app import run
-from labelsieve.confident_learning.logits import softmax
+from labelsieve.confident_learning.derived import softmax
 from labelsieve.errors import (
     InputTypeError,
     InUseError,

@@ -19,7 +19,7 @@ import draws
 import labelsieve
 import naive
 from labelsieve import WorkdirError
-from labelsieve.confident_learning import summaries as summary_block
+from labelsieve.confident_learning import thresholds as summary_block
 from labelsieve.job import scan
 from labelsieve.job import scan as rescan
 from labelsieve.job.kept import Records

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from draws import assert_same_bits, draw, find, in_turn
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import UnreadableDataError
 from labelsieve.execution.executor import TaskAbandoned
 from labelsieve.execution.progress import Progress
 from labelsieve.job.kept import SummaryReader
 from labelsieve.job.partition import Batches, Partition, RowRange
 from labelsieve.job.scan import scan
-from labelsieve.options import Settings
 from labelsieve.sources.objects import Prefetcher, retry
 from labelsieve.sources.source import Rows, Source
 from labelsieve.storage.folder import open_folder

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import InvalidInputError
 from labelsieve.execution import memory
 from labelsieve.execution.graph import _priority
@@ -16,7 +17,6 @@ from labelsieve.job import grid as partitioning
 from labelsieve.job.grid import Grid, check_sizes, spans
 from labelsieve.job.inputs import group_size, plan_grid
 from labelsieve.job.partition import PartitionWork
-from labelsieve.options import Settings
 from labelsieve.results.store import ISSUE_BYTES, result_rows, run_rows
 
 PLENTY = 10**15

@@ -16,9 +16,10 @@ from labelsieve import count, find_label_issues, plan_label_issues
 from labelsieve.cli.app import cli
 from labelsieve.confident_learning.filters import FILTERS
 from labelsieve.confident_learning.matrices import PY_METHODS
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import InvalidInputError, LabelsieveError
 from labelsieve.job.settings import JobSettings
-from labelsieve.options import ESTIMATION_METHODS, FILTER_NAMES, METHODS, RULES, Settings, batched_choices
+from labelsieve.options import ESTIMATION_METHODS, FILTER_NAMES, METHODS, RULES, batched_choices
 from pages import guide
 
 ROOT = Path(__file__).parents[2]

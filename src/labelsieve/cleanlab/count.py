@@ -15,7 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve import count
-from labelsieve.cleanlab.arguments import COMMON, flat_labels, one_hot_columns, one_vs_rest, warn_user
+from labelsieve.cleanlab.filter import (
+    COMMON,
+    find_multi_label_issues,
+    flat_labels,
+    one_hot_columns,
+    one_vs_rest,
+    warn_user,
+)
 from labelsieve.confident_learning.joint import TINY, JointCounts, calibrated_joint, estimated_issues, with_diagonal
 from labelsieve.confident_learning.matrices import PY_METHODS, Entries, PyMethod, entries_of
 from labelsieve.confident_learning.thresholds import Float64s, Int64s
@@ -98,8 +105,6 @@ def num_label_issues(
     if confident_joint is not None and estimation_method != _CUSTOM:
         warn_user(f"confident_joint is ignored: {estimation_method!r} counts its own; {_CUSTOM!r} uses it")
     if multi_label:
-        from labelsieve.cleanlab.filter import find_multi_label_issues
-
         mask = find_multi_label_issues(
             labels, pred_probs, filter_by="confident_learning", confident_joint=confident_joint
         )

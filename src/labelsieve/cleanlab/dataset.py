@@ -16,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.cleanlab import count
-from labelsieve.cleanlab.arguments import COMMON, flat_labels, n_labels, refuse_multi_label, warn_user
+from labelsieve.cleanlab.filter import COMMON, flat_labels, refuse_multi_label, warn_user
 from labelsieve.confident_learning.joint import calibrated_joint
 from labelsieve.confident_learning.matrices import Entries
 from labelsieve.confident_learning.thresholds import Float64s
 from labelsieve.errors import InvalidInputError, MissingDependencyError
 from labelsieve.job.job import Job
 from labelsieve.job.settings import JobSettings
+from labelsieve.sources.open import open_labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +87,7 @@ def rank_classes_by_label_quality(
     >>> table[["Class Index", "Label Issues", "Inverse Label Issues"]].values.tolist()
     [[1, 1, 0], [0, 0, 1]]
     """
-    refuse_multi_label(_MULTI_LABEL["rank_classes_by_label_quality"], multi_label=multi_label)
+    refuse_multi_label("rank_classes_by_multilabel_quality", multi_label=multi_label)
     pandas = _pandas()
     shares = _joint(labels, pred_probs, joint, confident_joint)
     n = _n_examples(num_examples, labels, confident_joint)
@@ -148,7 +149,7 @@ def find_overlapping_classes(
     >>> find_overlapping_classes(joint=np.array([[0.4, 0.0], [0.2, 0.4]]), num_examples=5).values.tolist()
     [[0.0, 1.0, 1.0, 0.2]]
     """
-    refuse_multi_label(_MULTI_LABEL["find_overlapping_classes"], multi_label=multi_label)
+    refuse_multi_label("common_multilabel_issues", multi_label=multi_label)
     pandas = _pandas()
     shares = _joint(labels, pred_probs, joint, confident_joint)
     n = _n_examples(num_examples, labels, confident_joint)
@@ -213,7 +214,7 @@ def overall_label_health_score(
     About 20% of the labels (1 of 5) are estimated to be wrong: the label health score is 0.80.
     0.8
     """
-    refuse_multi_label(_MULTI_LABEL["overall_label_health_score"], multi_label=multi_label)
+    refuse_multi_label("overall_multilabel_health_score", multi_label=multi_label)
     n = _n_examples(num_examples, labels, confident_joint)
     if labels is None or pred_probs is None:
         score = float(np.trace(_joint(labels, pred_probs, joint, confident_joint)))
@@ -271,7 +272,7 @@ def health_summary(
     >>> summary["overall_label_health_score"], summary["joint"].tolist()
     (0.8, [[0.4, 0.0], [0.2, 0.4]])
     """
-    refuse_multi_label(_MULTI_LABEL["health_summary"], multi_label=multi_label)
+    refuse_multi_label("multilabel_health_summary", multi_label=multi_label)
     _pandas()
     n = _n_examples(num_examples, labels, confident_joint)
     n_issues = None
@@ -313,18 +314,6 @@ def health_summary(
     }
 
 
-# The functions for rows with several labels.
-_MULTI_LABEL: Final = {
-    name: f"labelsieve.cleanlab.multilabel_classification.dataset.{other}"
-    for name, other in (
-        ("rank_classes_by_label_quality", "rank_classes_by_multilabel_quality"),
-        ("find_overlapping_classes", "common_multilabel_issues"),
-        ("overall_label_health_score", "overall_multilabel_health_score"),
-        ("health_summary", "multilabel_health_summary"),
-    )
-}
-
-
 def _joint(labels: Any, pred_probs: Any, joint: Any, confident_joint: Any) -> Float64s:
     """Return the given joint, or estimate it."""
     if joint is None:
@@ -340,7 +329,7 @@ def _n_examples(num_examples: int | None, labels: Any, confident_joint: Any) -> 
     if num_examples is not None:
         return int(num_examples)
     if labels is not None:
-        return n_labels(labels)
+        return int(open_labels(flat_labels(labels)).shape[0])
     if confident_joint is None:
         raise InvalidInputError("give labels and pred_probs, or joint and num_examples, or confident_joint")
     return int(np.asarray(confident_joint).sum())

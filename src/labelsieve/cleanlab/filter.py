@@ -6,25 +6,107 @@ That function has the same filters, and all options of a run: clusters, workdirs
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.cleanlab.arguments import COMMON, AssertedInputError, flat_labels, one_vs_rest, warn_user
 from labelsieve.confident_learning.filters import FILTERS
 from labelsieve.confident_learning.joint import calibrated_joint
 from labelsieve.confident_learning.matrices import Entries
-from labelsieve.confident_learning.thresholds import Bools
+from labelsieve.confident_learning.thresholds import Bools, Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError, warn
 from labelsieve.job.job import Job
 from labelsieve.job.settings import JobSettings
 from labelsieve.job.whole_rows import WholeRows
+from labelsieve.multilabel_classification import filter as multilabel_filter
 from labelsieve.options import FILTER_NAMES, FLOAT_TOLERANCE, FilterName, Method
 from labelsieve.sources.open import open_pred_probs
 
 __all__ = ["find_label_issues", "find_label_issues_using_argmax_confusion_matrix", "find_predicted_neq_given"]
+
+# Settings that all functions have in common: rows that do not sum to 1 are a warning, because cleanlab takes them.
+COMMON: Final[dict[str, Any]] = {"allow_unnormalized_rows": "warn", "progress": False}
+
+
+class AssertedInputError(InvalidInputError, AssertionError):
+    """A setting that cleanlab refuses by an assertion."""
+
+
+def flat_labels(labels: Any) -> Any:
+    """Return `labels`, or the only column of a pandas table.
+
+    Raises
+    ------
+    InvalidInputError
+        For a table of several columns.
+    """
+    pandas: Any = sys.modules.get("pandas")
+    if pandas is None or not isinstance(labels, pandas.DataFrame):
+        return labels
+    if labels.shape[1] != 1:
+        raise InvalidInputError(f"labels must be one dimensional, not a table of {labels.shape[1]} columns")
+    return labels.iloc[:, 0]
+
+
+def refuse_multi_label(function: str, *, multi_label: bool) -> None:
+    """Raise if `multi_label` is true; `function` is the one for such labels."""
+    if multi_label:
+        where = "labelsieve.cleanlab.multilabel_classification.dataset"
+        raise InvalidInputError(f"for rows with several labels call {where}.{function}")
+
+
+def warn_user(message: str, kind: type[Warning] = UserWarning) -> None:
+    """Warn as cleanlab does, at the line of the caller of the function that calls this."""
+    warnings.warn(message, kind, stacklevel=3)
+
+
+def one_vs_rest(labels: Any, pred_probs: Any) -> Iterator[tuple[Int64s, npt.NDArray[Any]]]:
+    """Yield for each class which rows have it, and the ``(N, 2)`` probabilities that they have it not, and have it.
+
+    Parameters
+    ----------
+    labels : list of list of int
+        The classes of each row.
+    pred_probs : (N, K) array
+        Probability of each class, independent of the others. A column is read at a time.
+
+    Raises
+    ------
+    InputTypeError
+        If `labels` is not a list of lists.
+    InvalidInputError
+        For classes outside 0..K-1, and lengths that differ.
+    """
+    n_rows, n_classes = pred_probs.shape
+    if n_rows != len(labels):
+        raise InvalidInputError(f"{len(labels):,} labels, {n_rows:,} rows of pred_probs")
+    for k, has_class in enumerate(one_hot_columns(labels, n_classes)):
+        probs = np.asarray(pred_probs[:, k])
+        yield has_class, np.stack([1 - probs, probs], axis=1)
+
+
+def one_hot_columns(labels: Any, n_classes: int) -> Iterator[Int64s]:
+    """Yield for each class an ``(N,)`` array that is 1 for the rows that have it; see `one_vs_rest`."""
+    if not isinstance(labels, list) or not all(isinstance(row, list | tuple | np.ndarray) for row in labels):
+        raise InputTypeError("with multi_label=True, labels must be a list with a list of classes for each row")
+    lengths = np.array([len(row) for row in labels], np.int64)
+    classes = np.array([int(k) for row in labels for k in row], np.int64)
+    outside = np.flatnonzero((classes < 0) | (classes >= n_classes))
+    if len(outside):
+        row = int(np.searchsorted(np.cumsum(lengths), outside[0], "right"))
+        raise InvalidInputError(f"row {row} has class {classes[outside[0]]}, outside 0..{n_classes - 1}")
+    rows = np.repeat(np.arange(len(labels)), lengths)
+    order = np.argsort(classes, kind="stable")
+    edges = np.searchsorted(classes[order], np.arange(n_classes + 1))
+    for k in range(n_classes):
+        column = np.zeros(len(labels), np.int64)
+        column[rows[order[edges[k] : edges[k + 1]]]] = 1
+        yield column
+
 
 _PRUNING: Final = tuple(name for name in FILTER_NAMES if FILTERS[name].prunes)
 
@@ -147,11 +229,14 @@ def filter_settings(
             f"{', '.join(_PRUNING)} use it"
         )
         confident_joint = None
+    numbers = num_to_remove_per_class
+    if numbers is not None and not np.ndim(numbers) and not isinstance(numbers, str):
+        numbers = [numbers] * int(open_pred_probs(pred_probs).shape[1])  # type: ignore[list-item]  # one for all classes
     return JobSettings(
         **_ranking(return_indices_ranked_by, rank_by_kwargs),
         filter_by=filter_by,
         frac_noise=frac_noise,
-        num_to_remove_per_class=_numbers(num_to_remove_per_class, pred_probs),
+        num_to_remove_per_class=numbers,
         min_examples_per_class=min_examples_per_class,
         confident_joint=confident_joint,
         n_jobs=1 if n_jobs is None else n_jobs,
@@ -259,10 +344,7 @@ def find_multi_label_issues(labels: Any, pred_probs: Any, **settings: Any) -> np
     """Return which rows have label issues, if rows have several labels: that of `multilabel_classification.filter`."""
     if not isinstance(labels, list):
         raise InputTypeError(f"with multi_label=True, labels must be a list of lists, not {type(labels).__name__}")
-    from labelsieve.cleanlab.multilabel_classification import filter as multilabel_filter
-
-    found: npt.NDArray[Any] = multilabel_filter.find_label_issues(labels, pred_probs, **settings)
-    return found
+    return multilabel_filter.find_label_issues(labels, pred_probs, **settings)
 
 
 def _reached_by_all(n_classes: int) -> npt.NDArray[np.float64]:
@@ -277,10 +359,3 @@ def _ranking(rank_by: Method | None, rank_by_kwargs: Mapping[str, Any] | None) -
     if arguments:
         raise InputTypeError(f"rank_by_kwargs has unknown names {', '.join(map(str, arguments))}: adjust_pred_probs")
     return {} if rank_by is None else {"rank_by": rank_by, "adjust_pred_probs": adjust}
-
-
-def _numbers(numbers: Any, pred_probs: Any) -> Any:
-    """Return the number of rows to remove of each class."""
-    if numbers is None or np.ndim(numbers) or isinstance(numbers, str):
-        return numbers
-    return [numbers] * int(open_pred_probs(pred_probs).shape[1])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.cleanlab.arguments import COMMON, AssertedInputError, flat_labels
+from labelsieve.cleanlab.filter import COMMON, AssertedInputError, flat_labels
 from labelsieve.confident_learning.thresholds import Float64s, Floats, Int64s
 from labelsieve.errors import InvalidInputError
 from labelsieve.job.ensemble_scores import LOG_LOSS_SEARCH_T_VALUES, Weighting, ensemble_scores

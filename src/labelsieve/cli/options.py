@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import click
 
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import InvalidInputError
-from labelsieve.options import ESTIMATION_METHODS, FILTER_NAMES, METHODS, NOTHING, RULES, TASKS, Settings
+from labelsieve.options import ESTIMATION_METHODS, FILTER_NAMES, METHODS, NOTHING, RULES, TASKS
 from labelsieve.sources.names import read_lines
 from labelsieve.storage.remote import check_place
 

@@ -7,7 +7,8 @@ depend on the chunks, and one run reports every missing part of a file.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
@@ -154,12 +155,8 @@ class Finding:
         Whether there are more ranges.
     example : float or int
         The first bad value or sum.
-    causes : dict of int
-        Of ``"row_sum"``: number of sampled rows by likely cause, a key of `CAUSES`.
-    first_cause : str
-        Of ``"row_sum"``: likely cause of the first bad row, for when no row was sampled.
-    sums : tuple of float, optional
-        Of ``"row_sum"``: lowest and highest sum of the sampled rows.
+    sampled : list of tuple of str and float
+        Of ``"row_sum"``: the likely cause, a key of `CAUSES`, and the sum of each of the first bad rows.
     alike : bool
         Of ``"label"``: whether all bad values are equal to `example`.
     member : str
@@ -173,9 +170,7 @@ class Finding:
     ranges: list[tuple[int, int]] = field(default_factory=list)
     more: bool = False
     example: float | int = 0.0
-    causes: dict[str, int] = field(default_factory=dict)
-    first_cause: str = ""
-    sums: tuple[float, float] | None = None
+    sampled: list[tuple[str, float]] = field(default_factory=list)
     alike: bool = False
     member: str = ""
     places: Callable[[int, int], str] | None = None
@@ -183,16 +178,11 @@ class Finding:
     def extend(self, later: Finding) -> None:
         """Add the findings of later rows."""
         if not self.n_values:
-            self.example, self.first_cause, self.alike = later.example, later.first_cause, later.alike
-            self.member = later.member
+            self.example, self.alike, self.member = later.example, later.alike, later.member
         self.alike = self.alike and later.alike and self.example == later.example
         self.n_values += later.n_values
         self.n_rows += later.n_rows
-        for cause, n in later.causes.items():
-            self.causes[cause] = self.causes.get(cause, 0) + n
-        if later.sums:
-            low, high = self.sums or later.sums
-            self.sums = (min(low, later.sums[0]), max(high, later.sums[1]))
+        self.sampled = (self.sampled + later.sampled)[:_SAMPLED_ROWS]
         if self.more:
             return
         for start, stop in later.ranges:
@@ -243,9 +233,7 @@ class Findings(dict[str, Finding]):
         first_row: int,
         n_values: int | None = None,
         example: float = 0.0,
-        causes: Mapping[str, int] | None = None,
-        first_cause: str = "",
-        sums: tuple[float, float] | None = None,
+        sampled: Sequence[tuple[str, float]] = (),
         alike: bool = False,
     ) -> None:
         """Add bad rows: ascending positions `rows` in a strip that begins at `first_row`; see `Finding`."""
@@ -256,7 +244,7 @@ class Findings(dict[str, Finding]):
         stops = rows[np.concatenate((breaks - 1, [len(rows) - 1]))][: MAX_RANGES + 1] + 1
         ranges = [(first_row + int(start), first_row + int(stop)) for start, stop in zip(starts, stops, strict=True)]
         n_bad = len(rows) if n_values is None else n_values
-        finding = Finding(n_bad, len(rows), ranges, False, example, dict(causes or {}), first_cause, sums, alike)
+        finding = Finding(n_bad, len(rows), ranges, example=example, sampled=[*sampled], alike=alike)
         self.setdefault(kind, Finding()).extend(finding)
 
     def placed(self, places: Callable[[int, int], str]) -> Findings:
@@ -425,14 +413,12 @@ def _unnormalized(found: Finding) -> str:
 
 def _likely_cause(found: Finding) -> str:
     """Return the text on the likely cause of most rows that do not sum to 1."""
-    causes = found.causes or {found.first_cause: 1}
-    likely = max(CAUSES, key=lambda cause: causes.get(cause, 0))
-    if likely in ("positive", "above", "short") and found.sums and sum(causes.values()) > 1:
-        low, high = found.sums
-        if 0 < high <= low * _SAME_SUM:
-            likely = "scaled"
+    causes, sums = Counter(cause for cause, _ in found.sampled), [total for _, total in found.sampled]
+    likely = max(CAUSES, key=lambda cause: causes[cause])
+    if likely in ("positive", "above", "short") and len(sums) > 1 and 0 < max(sums) <= min(sums) * _SAME_SUM:
+        likely = "scaled"
     # Rows that lack some classes never sum to more than 1.
-    if likely == "short" and causes.get("above", 0) >= _SOME_ABOVE * causes[likely]:
+    if likely == "short" and causes["above"] >= _SOME_ABOVE * causes[likely]:
         likely = "above"
     return CAUSES[likely].format(sum=f"{found.example:.3g}")
 
@@ -445,9 +431,8 @@ NOTED_DIFFERENCE: Final = 1e-2
 _MARGIN: Final = 1e-3
 _MARGIN_OF_CLASS: Final = 2.0**-23
 _ADDED_CLASSES: Final = 1 << 14
-# The likely cause is guessed from bad rows whose number is a multiple of this, and from the first rows.
-_SAMPLED_ROWS: Final = 64
-_FIRST_ROWS: Final = 1024
+# The likely cause is guessed from the first bad rows.
+_SAMPLED_ROWS: Final = 256
 # The smallest float16 as `RowSumCheck` widens it, a subnormal float32. It counts as 0 if another library (PyTorch, or
 # code compiled with -ffast-math) has told the processor to flush subnormal numbers to 0. Small values would be lost.
 _LEAST_HALF: Final = np.array([1 << 13], np.uint32).view(np.float32)
@@ -550,13 +535,9 @@ class RowSumCheck:
         findings.add("loose_sum", np.flatnonzero(off & (difference <= SUM_TOLERANCE)), first_row)
         if len(bad):
             example = float(_in_column_order(probs[bad[:1]])[0])
-            numbers = first_row + bad
-            sampled = bad[(numbers % _SAMPLED_ROWS == 0) | (numbers < _FIRST_ROWS)]
-            (causes, limits), (first_causes, _) = _likely_causes(probs[sampled]), _likely_causes(probs[bad[:1]])
-            [first_cause] = first_causes or [""]
-            findings.add(
-                "row_sum", bad, first_row, example=example, causes=causes, first_cause=first_cause, sums=limits
-            )
+            n_known = len(findings["row_sum"].sampled) if "row_sum" in findings else 0
+            sampled = _likely_causes(probs[bad[: _SAMPLED_ROWS - n_known]])
+            findings.add("row_sum", bad, first_row, example=example, sampled=sampled)
 
 
 def widened_half(bits: Ints, out: Floats) -> None:
@@ -596,26 +577,21 @@ def _in_column_order(rows: Floats) -> Float64s:
     return sums
 
 
-def _likely_causes(rows: Floats) -> tuple[dict[str, int], tuple[float, float] | None]:
-    """Return the number of bad rows by likely cause (the keys of `CAUSES`), and their lowest and highest sum."""
+def _likely_causes(rows: Floats) -> list[tuple[str, float]]:
+    """Return the likely cause of each bad row, a key of `CAUSES`, and its sum."""
     values = rows.astype(np.float64)
     values = values[np.isfinite(values).all(axis=1)]
     sums = _in_column_order(values)
     least, most = values.min(axis=1, initial=np.inf), values.max(axis=1, initial=-np.inf)
-    logs = (most <= 0) & (np.abs(np.exp(np.minimum(values, 0)).sum(axis=1) - 1) <= SUM_TOLERANCE)
     outside = most > 1 + PROBABILITY_TOLERANCE
-    percent = outside & (np.abs(sums - 100) <= 5)
-    whole = outside & (values == np.rint(values)).all(axis=1)
     conditions = {
         "equal": least == most,
-        "log": logs,
+        "log": (most <= 0) & (np.abs(np.exp(np.minimum(values, 0)).sum(axis=1) - 1) <= SUM_TOLERANCE),
         "logits": least < -PROBABILITY_TOLERANCE,
-        "percent": percent,
-        "counts": whole,
+        "percent": outside & (np.abs(sums - 100) <= 5),
+        "counts": outside & (values == np.rint(values)).all(axis=1),
         "positive": outside,
         "above": sums > 1,
     }
-    names = [*conditions, "short"]
-    causes = np.select(list(conditions.values()), range(len(conditions)), len(conditions))
-    counts = {name: n for name, n in zip(names, np.bincount(causes, minlength=len(names)).tolist(), strict=True) if n}
-    return counts, (float(sums.min()), float(sums.max())) if len(sums) else None
+    causes = np.select(list(conditions.values()), list(conditions), "short")
+    return list(zip(causes.tolist(), sums.tolist(), strict=True))

@@ -1,9 +1,11 @@
 """The filters: which rows are label issues.
 
 Each filter is a class that says how often it reads `pred_probs`, which score it cuts on, what it selects, what memory
-it takes, and when to use it. A new filter takes a subclass of `Filter`, an entry in `FILTERS`, its name in
-`settings.FilterName`, and a description: in the table of `docs/which_filter_and_score.md` and under `filter_by` of
-`find_label_issues`. A test finds what is missing. The help of the command line follows from the classes.
+it takes, and when to use it. A new filter is a subclass of `Filter` and an entry in `FILTERS`. To offer it to users,
+add its name to `options.FilterName`, and describe it in the table of `docs/which_filter_and_score.md` and under
+`filter_by` of `find_label_issues`: a test finds what is missing. The help of the command line follows from the classes.
+
+The tags of examples are groups of two classes. With ``in_groups=True`` a filter selects within each group.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from labelsieve.confident_learning.joint import (
     off_diagonal_rows,
     prune_counts,
 )
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.select import (
     Cut,
     LabelNotPredicted,
@@ -42,7 +45,6 @@ from labelsieve.confident_learning.select import (
     score_histogram,
     scores_of,
 )
-from labelsieve.confident_learning.summaries import SummaryBlock, near_predicted
 from labelsieve.confident_learning.thresholds import (
     Bools,
     ClassSums,
@@ -51,15 +53,17 @@ from labelsieve.confident_learning.thresholds import (
     Int64s,
     Ints,
     SparseClassSums,
+    SummaryBlock,
     adjusted_thresholds,
     class_sums_chunk,
     class_sums_combine,
     issue_counts_finalize,
+    near_predicted,
     pair_dtype,
     sparse_sums_combine,
 )
 from labelsieve.errors import InvalidInputError, warn
-from labelsieve.options import FilterName, Rule, Settings, check_one_of
+from labelsieve.options import FilterName, Rule, check_one_of
 
 _EXACT_ADVICE: Final = "The exact rule: few false alarms, unless classes are rare."
 
@@ -135,6 +139,8 @@ class Filter(abc.ABC):
     ----------
     settings : Settings
         The settings that change the result.
+    in_groups : bool
+        Whether the classes 2k and 2k + 1 are the two of group k, and each group is a problem by itself.
 
     Attributes
     ----------
@@ -156,13 +162,12 @@ class Filter(abc.ABC):
         Whether the filter makes histograms by class, which take memory.
     reads_pairs : bool
         Whether the filter compares rows within pairs of classes, which takes another read, and memory for candidates.
-    finds_undecided : bool
-        Whether to warn if the rule that counts by the predicted class leaves out many rows.
     advice : str
         When to use the filter, for the help of the command line; with precision and recall where README gives them.
     """
 
     settings: Settings
+    in_groups: bool = False
 
     name: ClassVar[FilterName | None]
     exact_rule: ClassVar[bool] = True
@@ -173,7 +178,6 @@ class Filter(abc.ABC):
     prunes: ClassVar[bool] = False
     cuts_classes: ClassVar[bool] = False
     reads_pairs: ClassVar[bool] = False
-    finds_undecided: ClassVar[bool] = True
     advice: ClassVar[str]
 
     def __post_init__(self) -> None:
@@ -184,6 +188,9 @@ class Filter(abc.ABC):
             raise InvalidInputError(
                 f"filter_by={self.name!r} does not use {' and '.join(self.unused)}; filter_by={pruning} do"
             )
+        if self.in_groups:  # rows compete within their group, by their summaries alone
+            by_group = {"cuts_classes": self.cuts_scores or self.prunes, "cuts_scores": False, "reads_pairs": False}
+            vars(self).update(by_group, needs_off_diagonal=self.needs_off_diagonal or self.cuts_scores)
 
     @property
     def unused(self) -> list[str]:
@@ -215,10 +222,12 @@ class Filter(abc.ABC):
 
     def check_classes(self, n_classes: int) -> None:
         """Raise if settings do not fit `n_classes` classes; warn if some have no effect."""
-        numbers = self.settings.num_to_remove_per_class
+        numbers, what = self.settings.num_to_remove_per_class, "classes"
+        if self.in_groups:
+            n_classes, what = n_classes // 2, "tags"
         if numbers is not None and len(numbers) != n_classes:
             raise InvalidInputError(
-                f"num_to_remove_per_class has {len(numbers):,} numbers, pred_probs {n_classes:,} classes"
+                f"num_to_remove_per_class has {len(numbers):,} numbers, pred_probs {n_classes:,} {what}"
             )
         if self.unused:
             warn(f"filter_by={self.name!r} does not use {' and '.join(self.unused)}: they have no effect")
@@ -266,10 +275,28 @@ class LowestScores(Filter):
     advice = "To review a short list, or for many rare classes: 0.98, 0.63."
 
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[Any], *, exactly: bool) -> RowSelection:
-        """Select the rows of lowest score."""
+        """Select the rows of lowest score, of all rows or of each group."""
+        if self.in_groups:
+            settings = self.settings
+            has_half = self.name is not None or settings.plain_self_confidence or settings.plain_margin
+            ranking = LowestOfGroup(self.cut_scores, only_low=has_half and not settings.calibrated)
+            return table.select_lowest_by_class(self._estimated_by_group(table, totals), ranking=ranking)
         cut = first_cut(totals.histogram, totals.estimated, 8 * self.cut_dtype(dtype).itemsize)
         # The issues of a named filter are sorted by another score, so that one row too many would stay.
         return table.select_lowest(self.cut_scores, cut, totals.estimated, exactly=exactly or self.name is not None)
+
+    def _estimated_by_group(self, table: Table, totals: IssueTotals) -> Int64s:
+        """Return the ``(K / 2,)`` estimated number of issues of each group."""
+        settings, counts = self.settings, totals.class_counts.reshape(-1, 2)
+        if settings.counts_joint and not settings.calibrated:
+            return table.count_ranked(off_diagonal_of_group, len(counts))
+        numbers = [
+            off_diagonal_rows(calibrated_joint(joint, of_group))
+            if settings.counts_joint
+            else issue_counts_finalize(joint.issue_counts(of_group, calibrated=settings.calibrated))
+            for joint, of_group in zip(joints_of_tags(totals.confident), counts, strict=True)
+        ]
+        return np.array(numbers, np.int64)
 
 
 @dataclass(frozen=True)
@@ -362,21 +389,52 @@ class _Pruning(Filter):
 
     def prune_counts(self, totals: IssueTotals) -> PruneCounts:
         """Return the number of rows to select of each label and of each pair of classes."""
-        settings, counts = self.settings, totals.class_counts
+        settings, counts, joint = self.settings, totals.class_counts, totals.given_joint
         least = max(1, settings.min_examples_per_class)  # as in cleanlab, the only row of a class is never an issue
         small = counts <= least
         n_small = int(np.count_nonzero((counts > 0) & small))
         if n_small:
-            classes = rows_in_words(n_small, "class has", "classes have")
-            warn(f"{classes} no more than {least} labelled rows (min_examples_per_class): none of these is flagged")
-        joint = totals.given_joint
-        return prune_counts(
-            calibrated_joint(totals.confident, counts) if joint is None else joint,
-            counts,
-            frac_noise=settings.frac_noise,
-            min_examples_per_class=settings.min_examples_per_class,
-            num_to_remove_per_class=settings.num_to_remove_per_class,
-        ).without(small)
+            words, rows = ("class has", "classes have"), "labelled rows"
+            if self.in_groups:
+                words = "group of examples, with or without a tag, has", "groups, with or without a tag, have"
+                rows = "examples"
+            warn(
+                f"{rows_in_words(n_small, *words)} no more than {least} {rows} (min_examples_per_class): none of these "
+                "is flagged"
+            )
+        numbers, used = settings.num_to_remove_per_class, totals.confident if joint is None else joint
+        problems = [(used, slice(None), numbers)]
+        if self.in_groups:
+            problems = [
+                (one, slice(2 * k, 2 * k + 2), None if numbers is None else (numbers[k], 0))
+                for k, one in enumerate(joints_of_tags(used))
+            ]
+        return PruneCounts.joined(
+            [
+                prune_counts(
+                    calibrated_joint(one, counts[classes]) if joint is None else one,
+                    counts[classes],
+                    frac_noise=settings.frac_noise,
+                    min_examples_per_class=settings.min_examples_per_class,
+                    num_to_remove_per_class=to_remove,
+                ).without(small[classes])
+                for one, classes, to_remove in problems
+            ]
+        )
+
+    def by_class(self, table: Table, totals: IssueTotals, prune: PruneCounts) -> RowSelection:
+        """Select for each label the rows in which it has the lowest probabilities."""
+        if self.in_groups:
+            return table.select_lowest_by_class(prune.by_label, ranking=low_self_confidence)
+        return table.select_lowest_by_class(prune.by_label, totals.class_counts)
+
+    def by_pair(self, table: Table, prune: PruneCounts) -> RowSelection:
+        """Select the rows with the largest margins of each pair of classes. In a group, each label has one."""
+        if not self.in_groups:
+            return table.select_largest_margins(prune)
+        n_rows = np.zeros(len(prune.by_label), np.int64)
+        n_rows[np.diff(prune.edges) > 0] = prune.by_pair
+        return table.select_lowest_by_class(n_rows, ranking=negative_margins)
 
 
 @dataclass(frozen=True)
@@ -389,7 +447,7 @@ class PruneByClass(_Pruning):
 
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[Any], *, exactly: bool) -> RowSelection:  # noqa: ARG002
         """Select as many rows of each label as the calibrated joint has off the diagonal."""
-        return table.select_lowest_by_class(self.prune_counts(totals).by_label, totals.class_counts)
+        return self.by_class(table, totals, self.prune_counts(totals))
 
 
 @dataclass(frozen=True)
@@ -402,7 +460,7 @@ class PruneByNoiseRate(_Pruning):
 
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[Any], *, exactly: bool) -> RowSelection:  # noqa: ARG002
         """Select as many rows of each pair as the calibrated joint has."""
-        return table.select_largest_margins(self.prune_counts(totals))
+        return self.by_pair(table, self.prune_counts(totals))
 
 
 @dataclass(frozen=True)
@@ -417,8 +475,7 @@ class Both(_Pruning):
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[Any], *, exactly: bool) -> RowSelection:  # noqa: ARG002
         """Select the rows that both filters select."""
         prune = self.prune_counts(totals)
-        by_class = table.select_lowest_by_class(prune.by_label, totals.class_counts)
-        return by_class & table.select_largest_margins(prune)
+        return self.by_class(table, totals, prune) & self.by_pair(table, prune)
 
 
 FILTERS: Final[dict[FilterName | None, type[Filter]]] = {
@@ -503,7 +560,7 @@ class SummaryCounter:
         self._confident = None
         if not settings.counts_joint:
             adjusted = adjusted_thresholds(thresholds)
-            self._confident = ConfidentCounter(adjusted, finds_undecided=rule.finds_undecided)
+            self._confident = ConfidentCounter(adjusted, finds_undecided=not rule.in_groups)
         # The first pass has added up plain self-confidences by label.
         self._scores = None if settings.plain_self_confidence else ClassSums.zeros(self._n_classes)
         self._histograms, self._n_counted = list[Int64s](), 0
@@ -605,8 +662,8 @@ _HALF: Final = np.float16(0.5)
 
 
 @dataclass(frozen=True)
-class LowestOfTag:
-    """The scores of each tag.
+class LowestOfGroup:
+    """The scores of each group of two classes.
 
     Parameters
     ----------
@@ -620,7 +677,7 @@ class LowestOfTag:
     only_low: bool
 
     def __call__(self, block: SummaryBlock) -> Ranked:
-        """Return positions, tags and scores."""
+        """Return positions, groups and scores."""
         scores = self.cut_scores(block)
         rows = np.flatnonzero(scores < _HALF) if self.only_low else np.arange(len(block))
         values: Float64s = scores[rows].astype(np.float64)
@@ -640,8 +697,8 @@ def negative_margins(block: SummaryBlock) -> Ranked:
     return rows, block.label[rows], margins
 
 
-def off_diagonal_tags(block: SummaryBlock) -> Ranked:
-    """Return positions, tags and probabilities of rows off the diagonal of the confident joint."""
+def off_diagonal_of_group(block: SummaryBlock) -> Ranked:
+    """Return positions, groups and probabilities of rows off the diagonal of the confident joint."""
     if block.off_diagonal is None:
         raise RuntimeError("off_diagonal is added by the second pass")
     rows = np.flatnonzero(block.off_diagonal)
@@ -663,134 +720,3 @@ def joints_of_tags(joint: ConfidentCounts) -> Iterator[ConfidentCounts]:
     for first in range(0, joint.n_classes, 2):
         counts = off[first : first + 2]
         yield ConfidentCounts(joint.diagonal[first : first + 2], np.array([1, 2])[counts > 0], counts[counts > 0])
-
-
-@dataclass(frozen=True)
-class LowestScoresByTag(LowestScores):
-    """For each tag the rows of lowest score, as many as are counted."""
-
-    cuts_scores = False
-    cuts_classes = True
-    needs_off_diagonal = True
-    finds_undecided = False
-
-    def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[np.floating], *, exactly: bool) -> RowSelection:  # noqa: ARG002
-        """Select the rows of lowest score of each tag."""
-        settings = self.settings
-        has_half = self.name is not None or settings.plain_self_confidence or settings.plain_margin
-        ranking = LowestOfTag(self.cut_scores, only_low=has_half and not settings.calibrated)
-        return table.select_lowest_by_class(self._estimated(table, totals), ranking=ranking)
-
-    def _estimated(self, table: Table, totals: IssueTotals) -> Int64s:
-        """Return the ``(K,)`` estimated number of issues of each tag."""
-        settings, counts, n_tags = self.settings, totals.class_counts.reshape(-1, 2), len(totals.class_counts) // 2
-        if settings.counts_joint and not settings.calibrated:
-            return table.count_ranked(off_diagonal_tags, n_tags)
-        joints = zip(joints_of_tags(totals.confident), counts, strict=True)
-        if settings.counts_joint:
-            numbers = [off_diagonal_rows(calibrated_joint(joint, of_tag)) for joint, of_tag in joints]
-        else:
-            numbers = [
-                issue_counts_finalize(joint.issue_counts(of_tag, calibrated=settings.calibrated))
-                for joint, of_tag in joints
-            ]
-        return np.array(numbers, np.int64)
-
-
-@dataclass(frozen=True)
-class LowSelfConfidenceByTag(LowestScoresByTag, LowSelfConfidence):
-    """For each tag the rows with the lowest probability of the label."""
-
-
-@dataclass(frozen=True)
-class LowNormalizedMarginByTag(LowestScoresByTag, LowNormalizedMargin):
-    """For each tag the rows with the lowest normalized margin."""
-
-
-@dataclass(frozen=True)
-class PruningByTag(Filter):
-    """What the filters that prune have in common: numbers to remove are of tags, not of classes."""
-
-    def check_classes(self, n_classes: int) -> None:
-        """Raise if there is not a number to remove for each tag."""
-        numbers, n_tags = self.settings.num_to_remove_per_class, n_classes // 2
-        if numbers is not None and len(numbers) != n_tags:
-            raise InvalidInputError(f"num_to_remove_per_class has {len(numbers):,} numbers, pred_probs {n_tags:,} tags")
-
-
-@dataclass(frozen=True)
-class PruneByClassByTag(PruningByTag, PruneByClass):
-    """For each tag, and those that have it and those that have not, the rows least likely to be so."""
-
-    def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[np.floating], *, exactly: bool) -> RowSelection:  # noqa: ARG002
-        """Select as many rows of each label as the calibrated joint has off the diagonal."""
-        by_label, _ = prune_counts_of_tags(self.settings, totals)
-        return table.select_lowest_by_class(by_label, ranking=low_self_confidence)
-
-
-@dataclass(frozen=True)
-class PruneByNoiseRateByTag(PruningByTag, PruneByNoiseRate):
-    """For each tag, and those that have it and those that have not, the rows of largest margin."""
-
-    reads_pairs = False
-    cuts_classes = True
-
-    def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[np.floating], *, exactly: bool) -> RowSelection:  # noqa: ARG002
-        """Select as many rows of each pair as the calibrated joint has."""
-        _, by_pair = prune_counts_of_tags(self.settings, totals)
-        return table.select_lowest_by_class(by_pair, ranking=negative_margins)
-
-
-@dataclass(frozen=True)
-class BothByTag(PruningByTag, Both):
-    """The rows that both pruning filters select."""
-
-    reads_pairs = False
-
-    def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[np.floating], *, exactly: bool) -> RowSelection:  # noqa: ARG002
-        """Select the rows that both filters select."""
-        by_label, by_pair = prune_counts_of_tags(self.settings, totals)
-        by_class = table.select_lowest_by_class(by_label, ranking=low_self_confidence)
-        return by_class & table.select_lowest_by_class(by_pair, ranking=negative_margins)
-
-
-def filter_by_tag(rule: Filter) -> Filter:
-    """Return the filter that selects for each tag as `rule` does."""
-    return _BY_TAG.get(type(rule), type(rule))(rule.settings)
-
-
-_BY_TAG: Final[dict[type[Filter], type[Filter]]] = {
-    LowestScores: LowestScoresByTag,
-    LowSelfConfidence: LowSelfConfidenceByTag,
-    LowNormalizedMargin: LowNormalizedMarginByTag,
-    PruneByClass: PruneByClassByTag,
-    PruneByNoiseRate: PruneByNoiseRateByTag,
-    Both: BothByTag,
-}
-
-
-def prune_counts_of_tags(settings: Settings, totals: IssueTotals) -> tuple[Int64s, Int64s]:
-    """Return the ``(2K,)`` numbers of rows to select of each label, and of each pair of a label and the other class."""
-    counts = totals.class_counts
-    least = max(1, settings.min_examples_per_class)
-    small = counts <= least
-    n_small = int(np.count_nonzero((counts > 0) & small))
-    if n_small:
-        groups = rows_in_words(
-            n_small, "group of examples, with or without a tag, has", "groups, with or without a tag, have"
-        )
-        warn(f"{groups} no more than {least} examples (min_examples_per_class): none of these is flagged")
-    by_label, by_pair = np.zeros(len(counts), np.int64), np.zeros(len(counts), np.int64)
-    numbers, given = settings.num_to_remove_per_class, totals.given_joint
-    for tag, joint in enumerate(joints_of_tags(totals.confident if given is None else given)):
-        both = slice(2 * tag, 2 * tag + 2)
-        pruned = prune_counts(
-            calibrated_joint(joint, counts[both]) if given is None else joint,
-            counts[both],
-            frac_noise=settings.frac_noise,
-            min_examples_per_class=settings.min_examples_per_class,
-            num_to_remove_per_class=None if numbers is None else (numbers[tag], 0),
-        ).without(small[both])
-        by_label[both] = pruned.by_label
-        by_pair[both][np.diff(pruned.edges) > 0] = pruned.by_pair
-    return by_label, by_pair

@@ -15,7 +15,7 @@ If cleanlab's functions are given these counts as ``confident_joint``, they retu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -23,15 +23,16 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.checks import SUM_TOLERANCE, rows_in_words
-from labelsieve.confident_learning.summaries import SummaryBlock, near_predicted
 from labelsieve.confident_learning.thresholds import (
     Bools,
     Float64s,
     Floats,
     Int64s,
     IssueCounts,
+    SummaryBlock,
     adjusted_thresholds,
     class_dtype,
+    near_predicted,
     pair_dtype,
     row_slices,
     smallest_at_least,
@@ -585,6 +586,19 @@ class PruneCounts:
     edges: Int64s
     classes: npt.NDArray[Any]
     by_pair: Int64s
+
+    @classmethod
+    def joined(cls, parts: Sequence[PruneCounts]) -> PruneCounts:
+        """Return the counts of groups of classes that follow each other."""
+        if len(parts) == 1:
+            return parts[0]
+        by_label, classes, by_pair, lengths = (
+            np.concatenate(columns)
+            for columns in zip(
+                *((part.by_label, part.classes, part.by_pair, np.diff(part.edges)) for part in parts), strict=True
+            )
+        )
+        return cls(by_label, np.concatenate(([0], np.cumsum(lengths))), classes, by_pair)
 
     def without(self, labels: Bools) -> PruneCounts:
         """Return the counts without the labels that the ``(K,)`` mask `labels` selects."""

@@ -17,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.joint import ConfidentCounts
-from labelsieve.confident_learning.summaries import SummaryBlock
-from labelsieve.confident_learning.thresholds import Bools, Float64s, Int64s, Ints, row_slices
+from labelsieve.confident_learning.thresholds import Bools, Float64s, Int64s, Ints, SummaryBlock, row_slices
 
 # Agreement is more than chance from this number of standard deviations on.
 _CLEAR: Final = 5.0

@@ -10,7 +10,8 @@ number of rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Real
 from typing import Any, Final
@@ -18,9 +19,20 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.thresholds import Float64s, Floats, Ints
+from labelsieve.confident_learning.thresholds import Float64s, Floats, Ints, SummaryBlock, row_slices
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.options import FLOAT_TOLERANCE, Method, Settings
+from labelsieve.options import (
+    ESTIMATION_METHODS,
+    FLOAT_TOLERANCE,
+    RULES,
+    EstimationMethod,
+    FilterName,
+    Method,
+    Rule,
+    check_flag,
+    check_one_of,
+    check_whole_number,
+)
 
 ColumnKernel = Callable[[Floats, Ints], Float64s]
 
@@ -28,27 +40,6 @@ ColumnKernel = Callable[[Floats, Ints], Float64s]
 _FEW_CLASSES: Final = 16
 # Of the margin of logits; of probability 0 it would be infinite.
 _LEAST_PROBABILITY: Final = 1e-30
-
-
-def column_kernels(settings: Settings, thresholds: Float64s | None = None) -> dict[str, ColumnKernel]:
-    """Return the functions that compute columns of the table from whole rows, by name; none for self-confidence.
-
-    Parameters
-    ----------
-    settings : Settings
-        How rows are scored.
-    thresholds : (K,) float64, optional
-        Confident thresholds, if they are known before the read. Without them, adjusted margins need a second read.
-    """
-    if settings.scores_need_rescan:
-        return {} if thresholds is None else {"score": partial(adjusted_margin, thresholds=thresholds)}
-    if settings.method == "normalized_margin":
-        return {"score": normalized_margin}
-    if settings.method == "confidence_weighted_entropy":
-        return {"score": confidence_weighted_entropy}
-    if settings.method == "logit_margin":
-        return {"score": logit_margin}
-    return {"row_sum": row_sum} if settings.adjust_pred_probs else {}
 
 
 def row_sum(probs: Floats, _labels: Ints) -> Float64s:
@@ -152,6 +143,173 @@ def _row_max(values: Floats) -> Floats:
     for k in range(1, values.shape[1]):
         np.maximum(best, values[:, k], out=best)
     return best
+
+
+@dataclass(frozen=True)
+class Score:
+    """A label quality score. A new one takes a kernel and an entry in `SCORES`.
+
+    Parameters
+    ----------
+    kernel : callable, optional
+        Returns the ``(n,)`` scores of ``(n, K)`` probabilities and ``(n,)`` labels; by default the score is the
+        probability of the label, which every row summary has.
+    adjusted : callable, optional
+        The same with ``adjust_pred_probs=True``, if that is defined.
+    column : {"score", "row_sum"}
+        The column of the table that `adjusted` computes: scores, or sums of rows of which
+        `adjusted_self_confidence` makes scores.
+    reads_again : bool
+        Whether `adjusted` takes the thresholds too, so that `pred_probs` is read a second time.
+    """
+
+    kernel: ColumnKernel | None = None
+    adjusted: Callable[..., Float64s] | None = None
+    column: str = "score"
+    reads_again: bool = False
+
+
+SCORES: Final[dict[str, Score]] = {
+    "self_confidence": Score(adjusted=row_sum, column="row_sum"),
+    "normalized_margin": Score(normalized_margin, adjusted_margin, reads_again=True),
+    "confidence_weighted_entropy": Score(confidence_weighted_entropy),
+    "logit_margin": Score(logit_margin),
+}
+
+
+# The sums of probabilities are exact up to this number of rows (`labelsieve.confident_learning.thresholds`).
+_MOST_ROWS: Final = 1 << 36
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings that change the result.
+
+    Parameters
+    ----------
+    method : str
+        A key of `SCORES`.
+    adjust_pred_probs : bool
+        Whether to subtract the confident thresholds from the probabilities before scoring.
+    estimation_method : str
+        One of `ESTIMATION_METHODS`.
+    rule : str
+        One of `RULES`.
+    filter_by : str or None
+        One of `FILTER_NAMES`, or None for the rows of lowest score whose label is not predicted.
+    frac_noise : float
+        Share of the noise that the pruning filters select, 0 to 1.
+    num_to_remove_per_class : tuple of int or None
+        K numbers for the pruning filters: how many rows to select with each label, or, of pairs, suggested as each
+        class.
+    min_examples_per_class : int
+        Number of rows of each class that the pruning filters leave.
+
+    Raises
+    ------
+    InvalidInputError
+        For a value that is not allowed; the message lists the allowed ones.
+    """
+
+    method: Method = "self_confidence"
+    adjust_pred_probs: bool = False
+    estimation_method: EstimationMethod = "off_diagonal"
+    rule: Rule = "predicted_class"
+    filter_by: FilterName | None = None
+    frac_noise: float = 1.0
+    num_to_remove_per_class: tuple[int, ...] | None = None
+    min_examples_per_class: int = 1
+
+    def __post_init__(self) -> None:
+        check_one_of("method", self.method, tuple(SCORES))
+        check_one_of("estimation_method", self.estimation_method, ESTIMATION_METHODS)
+        check_one_of("rule", self.rule, RULES)
+        check_flag("adjust_pred_probs", self.adjust_pred_probs)
+        if self.adjust_pred_probs and not self.score.adjusted:
+            raise InvalidInputError(f"adjust_pred_probs is not defined for {self.method}")
+        object.__setattr__(self, "frac_noise", _share("frac_noise", self.frac_noise))
+        least = check_whole_number("min_examples_per_class", self.min_examples_per_class, 0)
+        object.__setattr__(self, "min_examples_per_class", least)
+        if self.num_to_remove_per_class is not None:
+            object.__setattr__(self, "num_to_remove_per_class", _numbers_to_remove(self.num_to_remove_per_class))
+
+    @property
+    def pruning_choices(self) -> list[str]:
+        """Names of the settings of the pruning filters that differ from their defaults."""
+        changed = {
+            "frac_noise": self.frac_noise != 1,
+            "num_to_remove_per_class": self.num_to_remove_per_class is not None,
+            "min_examples_per_class": self.min_examples_per_class != 1,
+        }
+        return [name for name, differs in changed.items() if differs]
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the number of issues is calibrated by the class counts."""
+        return self.estimation_method == "off_diagonal_calibrated"
+
+    @property
+    def score(self) -> Score:
+        """How rows are scored."""
+        return SCORES[self.method]
+
+    @property
+    def scores_need_rescan(self) -> bool:
+        """Whether scores need both the thresholds and whole rows, and therefore a second read."""
+        return self.adjust_pred_probs and self.score.reads_again
+
+    @property
+    def counts_joint(self) -> bool:
+        """Whether rows are counted by the confident joint, which needs a second read too."""
+        return self.rule == "confident_joint"
+
+    @property
+    def rescans(self) -> bool:
+        """Whether `pred_probs` is read a second time, after the thresholds are computed."""
+        return self.counts_joint or self.scores_need_rescan
+
+    @property
+    def plain_margin(self) -> bool:
+        """Whether the score is the normalized margin of probabilities that are not adjusted."""
+        return self.method == "normalized_margin" and not self.adjust_pred_probs
+
+    @property
+    def plain_self_confidence(self) -> bool:
+        """Whether the score is the probability of the label itself, in the dtype of `pred_probs`."""
+        return self.score.kernel is None and not self.adjust_pred_probs
+
+
+def _share(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
+        raise InvalidInputError(f"{name} must be a number from 0 to 1, not {value!r}")
+    return float(value)
+
+
+def _numbers_to_remove(values: Iterable[Any]) -> tuple[int, ...]:
+    if isinstance(values, str | Mapping) or getattr(values, "ndim", 1) != 1 or not isinstance(values, Iterable):
+        raise InvalidInputError(f"num_to_remove_per_class must be a list of K whole numbers, not {values!r}")
+    numbers = tuple(check_whole_number("each of num_to_remove_per_class", value, 0) for value in values)
+    if max(numbers, default=0) > _MOST_ROWS:
+        raise InvalidInputError(f"num_to_remove_per_class has {max(numbers):,}: more rows than can be counted")
+    return numbers
+
+
+def column_kernels(settings: Settings, thresholds: Float64s | None = None) -> dict[str, ColumnKernel]:
+    """Return the functions that compute columns of the table from whole rows, by name; none for self-confidence.
+
+    Parameters
+    ----------
+    settings : Settings
+        How rows are scored.
+    thresholds : (K,) float64, optional
+        Confident thresholds, if they are known before the read. Without them, some scores need a second read.
+    """
+    score = settings.score
+    if not settings.adjust_pred_probs or score.adjusted is None:
+        return {} if score.kernel is None else {"score": score.kernel}
+    if not score.reads_again:
+        return {score.column: score.adjusted}
+    return {} if thresholds is None else {score.column: partial(score.adjusted, thresholds=thresholds)}
 
 
 # Takes (n, K) scores of tags, and returns (n,) scores of examples.
@@ -279,3 +437,15 @@ def _of_callable(function: Callable[..., Any], kwargs: Mapping[str, Any], scores
             "scores and axis=1, and returns (n,)"
         )
     return found
+
+
+def with_adjusted_scores(summary: SummaryBlock, thresholds: Float64s) -> SummaryBlock:
+    """Return `summary` with adjusted self-confidences in place of the sums of rows, if it has these."""
+    if summary.row_sum is None:
+        return summary
+    scores = np.empty(len(summary), np.float64)
+    for rows in row_slices(len(summary)):
+        scores[rows] = adjusted_self_confidence(
+            summary.p_label[rows], summary.label[rows], summary.row_sum[rows], thresholds
+        )
+    return replace(summary, score=scores, row_sum=None)

@@ -17,8 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.joint import PruneCounts
-from labelsieve.confident_learning.summaries import SummaryBlock
-from labelsieve.confident_learning.thresholds import Bools, Float64s, Floats, Int64s, Ints, row_slices, unsigned_dtype
+from labelsieve.confident_learning.thresholds import (
+    Bools,
+    Float64s,
+    Floats,
+    Int64s,
+    Ints,
+    SummaryBlock,
+    row_slices,
+    unsigned_dtype,
+)
 
 _DIGIT_BITS: Final = 13
 # A bin with at most as many rows is sorted, not split further.

@@ -10,7 +10,7 @@ division, of sum by rows, is done in Python integers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -257,3 +257,134 @@ def issue_counts_finalize(counts: IssueCounts) -> int:
         return counts.off_diagonal
     n, m, q = counts.per_label.astype(np.float64)
     return int(np.rint(np.sum(q * n / np.maximum(m, FLOAT_TOLERANCE))))
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Which of consecutive rows have a label.
+
+    Parameters
+    ----------
+    first_row, n_rows : int
+        Number of the first of all rows, and how many they are.
+    numbers : (n,) int64
+        Numbers of the rows that have a label, ascending.
+    """
+
+    first_row: int
+    n_rows: int
+    numbers: Int64s
+
+    def spread(self, values: Floats) -> Floats:
+        """Return an ``(n_rows,)`` column of all rows, with NaN where a row has no label."""
+        column = np.full(self.n_rows, np.nan, values.dtype)
+        column[self.numbers - self.first_row] = values
+        return column
+
+
+@dataclass(kw_only=True)
+class SummaryBlock:
+    """Some rows of the table of row summaries, column by column.
+
+    `labelsieve.job.table` documents the columns. A row takes 6 to 33 bytes, instead of K probabilities.
+
+    Parameters
+    ----------
+    label, predicted : (n,) uint
+        Labels and predicted classes.
+    p_label, p_predicted : (n,) float
+        Probabilities of both.
+    score, row_sum : (n,) float64, optional
+        Computed from whole rows, where the method needs it.
+    off_diagonal : (n,) bool, optional
+        Added by the second pass.
+    labelled : LabelledRows, optional
+        Which rows these are, where rows without a label were left out; None where the rows are consecutive.
+    """
+
+    label: Ints
+    predicted: Ints
+    p_label: Floats
+    p_predicted: Floats
+    score: Float64s | None = None
+    row_sum: Float64s | None = None
+    off_diagonal: Bools | None = None
+    labelled: LabelledRows | None = None
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __getitem__(self, rows: slice | npt.NDArray[np.intp]) -> SummaryBlock:
+        """Return the summaries of some rows, without their numbers; of a slice as views."""
+        return SummaryBlock(**{name: column[rows] for name, column in self.columns().items()})
+
+    def put(self, start: int, block: SummaryBlock) -> int:
+        """Copy `block` to the rows from `start` on, and return the row behind it."""
+        stop = start + len(block)
+        columns = block.columns()
+        for name, column in self.columns().items():
+            column[start:stop] = columns[name]
+        return stop
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns that there are, by name."""
+        return {name: column for name, column in vars(self).items() if column is not None and name != "labelled"}
+
+    @property
+    def n_covered(self) -> int:
+        """Number of rows that the block stands for, those without a label included."""
+        return len(self) if self.labelled is None else self.labelled.n_rows
+
+    def row_numbers(self, positions: npt.NDArray[np.intp], first_row: int) -> Int64s:
+        """Return the numbers of the rows at `positions`, in a block that stands for rows from `first_row` on."""
+        if self.labelled is not None:
+            return self.labelled.numbers[positions]
+        return (positions + first_row).astype(np.int64)
+
+    def spread(self, values: Floats) -> Floats:
+        """Return the `values` of the rows of this block as a column of all rows that it stands for."""
+        return values if self.labelled is None else self.labelled.spread(values)
+
+    def only_labelled(self, n_classes: int, first_row: int) -> SummaryBlock:
+        """Return the summaries without the rows whose label is K, which stands for none.
+
+        Parameters
+        ----------
+        n_classes : int
+            Number of classes K.
+        first_row : int
+            Number of the first row.
+        """
+        kept = np.flatnonzero(self.label < n_classes)
+        some = self if len(kept) == len(self) else self[kept]
+        return replace(some, labelled=LabelledRows(first_row, len(self), kept + np.int64(first_row)))
+
+    @classmethod
+    def empty(
+        cls,
+        n_rows: int,
+        n_classes: int,
+        dtype: np.dtype[Any],
+        computed: Iterable[str] = (),
+        ignored: int | None = None,
+    ) -> SummaryBlock:
+        """Allocate the summaries of `n_rows` rows, with the `computed` columns, to be filled.
+
+        `ignored` is the value of labels that stands for none, if there is one: the column `label` then holds K too.
+        """
+        classes = class_dtype(n_classes)
+        columns: dict[str, Any] = {name: np.empty(n_rows, np.float64) for name in computed}
+        return cls(
+            label=np.empty(n_rows, label_dtype(n_classes, ignored)),
+            predicted=np.empty(n_rows, classes),
+            p_label=np.empty(n_rows, dtype),
+            p_predicted=np.empty(n_rows, dtype),
+            **columns,
+        )
+
+
+def near_predicted(label: Ints, predicted: Ints, p_label: Floats, p_predicted: Floats) -> Bools:
+    """Return which rows have a label that is the predicted class, or would be if its probability were 1e-6 higher."""
+    raised = p_label.astype(np.float64) + FLOAT_TOLERANCE
+    near: Bools = (predicted == label) | (raised > p_predicted) | ((raised == p_predicted) & (label < predicted))
+    return near

@@ -12,9 +12,9 @@ from typing import Final
 import psutil
 
 from labelsieve.confident_learning.filters import Filter, filter_of
-from labelsieve.confident_learning.summaries import STRIP_BYTES
+from labelsieve.confident_learning.scores import Settings
+from labelsieve.confident_learning.summarize import STRIP_BYTES
 from labelsieve.confident_learning.thresholds import class_dtype
-from labelsieve.options import Settings
 from labelsieve.results.store import ISSUE_BYTES, result_rows, run_rows
 
 __all__ = ["Need"]

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard, overload
 import numpy as np
 
 from labelsieve.confident_learning.filters import Filter
-from labelsieve.confident_learning.summaries import MAX_STRIP_ROWS, STRIP_BYTES
+from labelsieve.confident_learning.scores import Settings
+from labelsieve.confident_learning.summarize import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.confident_learning.thresholds import class_dtype, label_dtype
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.execution import memory
@@ -27,7 +28,6 @@ from labelsieve.job import grid as partitioning
 from labelsieve.job.grid import Auto, Grid, growing_grid, snapped
 from labelsieve.job.partition import Batches, Block, PartitionWork, RowRange
 from labelsieve.job.settings import JobSettings
-from labelsieve.options import Settings
 from labelsieve.results.store import check_output
 from labelsieve.sources.arrays import ArraySource, read_narrowed
 from labelsieve.sources.composite import Folds, softmax_blocks

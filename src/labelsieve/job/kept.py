@@ -16,13 +16,19 @@ import numpy as np
 from labelsieve.confident_learning.checks import Finding, Findings
 from labelsieve.confident_learning.joint import ConfidentCounts, JointCounts, confident_combine, with_diagonal
 from labelsieve.confident_learning.misfit import Agreement
-from labelsieve.confident_learning.summaries import SummaryBlock, with_adjusted_scores
+from labelsieve.confident_learning.scores import Settings, with_adjusted_scores
 from labelsieve.confident_learning.summarize import ScanTotals
-from labelsieve.confident_learning.thresholds import Float64s, Int64s, SparseClassSums, pair_dtype, row_slices
+from labelsieve.confident_learning.thresholds import (
+    Float64s,
+    Int64s,
+    SparseClassSums,
+    SummaryBlock,
+    pair_dtype,
+    row_slices,
+)
 from labelsieve.errors import WorkdirError
 from labelsieve.execution.executor import stop_if_abandoned
 from labelsieve.job.grid import Span
-from labelsieve.options import Settings
 from labelsieve.storage.checked import Columns, DamagedRecordError, Record, RecordWriter
 from labelsieve.storage.folder import Folder
 
@@ -204,10 +210,7 @@ def combine_rescans(parts: Iterable[RescanTotals]) -> RescanTotals:
 
 
 def footer_of(totals: ScanTotals, first_row: int) -> dict[str, Any]:
-    """Return the totals of a partition as JSON values, with rows counted from its first row.
-
-    The rows whose sums were examined for a likely cause were chosen by their numbers at that time.
-    """
+    """Return the totals of a partition as JSON values, with rows counted from its first row."""
     sums = totals.sums
     arrays = _to_text({name: getattr(sums, name) for name in ("classes", "counts", "high", "low")})
     findings = {
@@ -221,7 +224,8 @@ def totals_of_footer(footer: Mapping[str, Any], first_row: int) -> ScanTotals:
     """Return the totals in a footer that `footer_of` made, for a partition from `first_row` on. None count as read."""
     findings = Findings()
     for kind, facts in footer["findings"].items():
-        findings[kind] = Finding(**facts | {"ranges": [(a + first_row, b + first_row) for a, b in facts["ranges"]]})
+        known = {name: fact for name, fact in facts.items() if name in Finding.__dataclass_fields__}
+        findings[kind] = Finding(**known | {"ranges": [(a + first_row, b + first_row) for a, b in facts["ranges"]]})
     sums = SparseClassSums(footer["n_classes"], **_from_text(footer["sums"]))
     return ScanTotals(sums, {first_row: findings} if findings else {}, 0, Agreement(*footer["agreement"]))
 

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.joint import JointCounter
-from labelsieve.confident_learning.summaries import MAX_STRIP_ROWS, STRIP_BYTES
-from labelsieve.confident_learning.summarize import Summarizer
+from labelsieve.confident_learning.summarize import MAX_STRIP_ROWS, STRIP_BYTES, Summarizer
 from labelsieve.errors import InvalidInputError, located
 from labelsieve.execution.executor import stop_if_abandoned
 from labelsieve.job.grid import Grid, Span

@@ -14,6 +14,7 @@ from labelsieve.confident_learning import select as top_k_by_pair
 from labelsieve.confident_learning.checks import DEFAULT_CHECKS, RowChecks
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.joint import PruneCounts
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.summarize import ScanTotals, combine_totals
 from labelsieve.confident_learning.thresholds import Float64s, Int64s
 from labelsieve.execution.executor import Executor
@@ -26,7 +27,6 @@ from labelsieve.job.grid import Span, spans
 from labelsieve.job.inputs import Inputs, persist_if_it_fits, without_blocks
 from labelsieve.job.kept import Records, RescanTotals, SummaryChunk, SummaryReader, combine_rescans
 from labelsieve.job.table import RowSummaries
-from labelsieve.options import Settings
 from labelsieve.storage.checked import DamagedRecordError
 
 # A round of the third pass reads at most this share of the partitions, which is what a killed run reads again.

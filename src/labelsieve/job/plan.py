@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from labelsieve.confident_learning.filters import Filter
-from labelsieve.confident_learning.summaries import STRIP_BYTES
+from labelsieve.confident_learning.summarize import STRIP_BYTES
 from labelsieve.errors import MemoryLimitError, UnwritableError, size, warn
 from labelsieve.execution import memory
 from labelsieve.execution.cluster import ClusterExecutor

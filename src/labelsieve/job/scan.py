@@ -8,14 +8,12 @@ from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from labelsieve.confident_learning.checks import RowChecks, errors_in
-from labelsieve.confident_learning.scores import adjusted_margin, column_kernels
+from labelsieve.confident_learning.scores import Settings, column_kernels
 from labelsieve.confident_learning.select import COLUMNS, CandidatePool, Candidates, MarginSearch
-from labelsieve.confident_learning.summaries import SummaryBlock
 from labelsieve.confident_learning.summarize import ScanTotals, label_column
-from labelsieve.confident_learning.thresholds import Float64s, Floats, Ints
+from labelsieve.confident_learning.thresholds import Float64s, Floats, Ints, SummaryBlock
 from labelsieve.errors import WorkdirError
 from labelsieve.execution.memory import BLOCK_ROWS
 from labelsieve.job.kept import (
@@ -29,7 +27,6 @@ from labelsieve.job.kept import (
     totals_of_footer,
 )
 from labelsieve.job.partition import Block, Partition
-from labelsieve.options import Settings
 from labelsieve.storage.checked import Columns, DamagedRecordError
 
 
@@ -111,13 +108,13 @@ class _SecondPass:
     def __init__(self, reader: SummaryReader, partition: Partition, *, keeps_off_diagonal: bool) -> None:
         self._no_label = reader.no_label
         settings, self._keeps_off_diagonal = reader.settings, keeps_off_diagonal and reader.settings.counts_joint
-        self._thresholds = reader.thresholds if settings.scores_need_rescan else None
+        self._scores = column_kernels(settings, reader.thresholds) if settings.scores_need_rescan else {}
         counter = partition.joint_counter
         self._joint = counter(reader.thresholds, partition.dtype) if settings.counts_joint else None
 
     def empty(self, n_rows: int) -> dict[str, Any]:
         """Return uninitialized columns of `n_rows` rows."""
-        columns: dict[str, Any] = {} if self._thresholds is None else {"score": np.empty(n_rows, np.float64)}
+        columns: dict[str, Any] = {name: np.empty(n_rows, np.float64) for name in self._scores}
         return columns | ({"off_diagonal": np.empty(n_rows, np.bool_)} if self._keeps_off_diagonal else {})
 
     def columns(self, summary: SummaryBlock, probs: Floats) -> Columns:
@@ -132,9 +129,7 @@ class _SecondPass:
         return columns
 
     def _columns(self, summary: SummaryBlock, probs: Floats) -> Columns:
-        found: dict[str, npt.NDArray[Any]] = {}
-        if self._thresholds is not None:
-            found["score"] = adjusted_margin(probs, summary.label, self._thresholds)
+        found: dict[str, Any] = {name: kernel(probs, summary.label) for name, kernel in self._scores.items()}
         if self._joint is not None:
             off = self._joint.add(summary, probs)
             found |= {"off_diagonal": off} if self._keeps_off_diagonal else {}

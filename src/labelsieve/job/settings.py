@@ -16,6 +16,7 @@ from labelsieve.confident_learning.checks import RowChecks
 from labelsieve.confident_learning.filters import Filter, default_rule, filter_of
 from labelsieve.confident_learning.joint import ConfidentCounts
 from labelsieve.confident_learning.matrices import entries_of
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import InvalidInputError
 from labelsieve.job.grid import Auto, check_sizes
 from labelsieve.options import (
@@ -24,7 +25,6 @@ from labelsieve.options import (
     FilterName,
     Method,
     Rule,
-    Settings,
     check_flag,
     check_ignore_label,
     check_seconds,

@@ -30,9 +30,8 @@ from labelsieve.confident_learning.select import (
     label_scores,
     scores_of,
 )
-from labelsieve.confident_learning.summaries import SummaryBlock
 from labelsieve.confident_learning.summarize import ANY_SCORE
-from labelsieve.confident_learning.thresholds import Float64s, Floats, Int32s, Int64s, Ints, class_dtype
+from labelsieve.confident_learning.thresholds import Float64s, Floats, Int32s, Int64s, Ints, SummaryBlock, class_dtype
 from labelsieve.execution.graph import DaskJob, values_array
 from labelsieve.execution.progress import Progress
 from labelsieve.job.grid import Span

@@ -20,8 +20,8 @@ from labelsieve.confident_learning.joint import (
     confident_combine,
     estimated_issues,
 )
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.select import scores_of
-from labelsieve.confident_learning.summaries import SummaryBlock
 from labelsieve.confident_learning.summarize import ScanTotals, Summarizer, combine_totals
 from labelsieve.confident_learning.thresholds import (
     Float64s,
@@ -29,6 +29,7 @@ from labelsieve.confident_learning.thresholds import (
     Int64s,
     Ints,
     IssueCounts,
+    SummaryBlock,
     class_sums_finalize,
     issue_counts_combine,
     issue_counts_finalize,
@@ -44,7 +45,7 @@ from labelsieve.job.partition import Block, Partition
 from labelsieve.job.scan import class_sums, read_rows
 from labelsieve.job.table import widen
 from labelsieve.job.workdir import check_versions, note_versions
-from labelsieve.options import FLOAT_TOLERANCE, Settings
+from labelsieve.options import FLOAT_TOLERANCE
 from labelsieve.sources.ensemble import EnsembleSource
 from labelsieve.sources.objects import RETRIES
 from labelsieve.sources.open import Opened

@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import InvalidInputError, LabelsieveError, WorkdirError, warn
 from labelsieve.execution.executor import Executor
 from labelsieve.execution.graph import Column, DaskJob
@@ -32,7 +33,6 @@ from labelsieve.job.inputs import Inputs, rows_of
 from labelsieve.job.kept import KINDS, RECORD_FILE, Records, digest, record_file
 from labelsieve.job.partition import Batches, Partition
 from labelsieve.job.scan import has_same_labels, read_rows
-from labelsieve.options import Settings
 from labelsieve.sources.ensemble import EnsembleSource
 from labelsieve.sources.objects import retry
 from labelsieve.sources.open import Opened, open_any, where_is

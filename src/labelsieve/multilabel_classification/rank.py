@@ -12,18 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.checks import raise_or_warn
-from labelsieve.confident_learning.scores import Aggregator, adjusted_tag_scores, aggregator
+from labelsieve.confident_learning.scores import Aggregator, Settings, adjusted_tag_scores, aggregator
 from labelsieve.confident_learning.select import scores_of
-from labelsieve.confident_learning.summaries import SummaryBlock
 from labelsieve.confident_learning.summarize import ScanTotals, combine_totals
-from labelsieve.confident_learning.thresholds import Float64s, class_sums_finalize
+from labelsieve.confident_learning.thresholds import Float64s, SummaryBlock, class_sums_finalize
 from labelsieve.errors import InputTypeError
 from labelsieve.job.grid import Grid
 from labelsieve.job.inputs import map_partitions, open_inputs
 from labelsieve.job.partition import Block, Partition
 from labelsieve.job.scan import read_rows
 from labelsieve.multilabel_classification.rows import OpenTags, open_tags
-from labelsieve.options import Method, Settings
+from labelsieve.options import Method
 from labelsieve.results.units import TagLayout
 from labelsieve.sources.objects import RETRIES, retry
 

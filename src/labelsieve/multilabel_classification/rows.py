@@ -6,14 +6,14 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.filters import Filter, filter_by_tag
+from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.misfit import describe_tag_misfit
 from labelsieve.confident_learning.summarize import TagJointCounter, TagPattern, TagSummarizer
 from labelsieve.confident_learning.thresholds import ClassSums, Float64s, Int64s, Ints, class_dtype, class_means
@@ -145,7 +145,7 @@ class TagProbs(_RowsOfTags):
 
     def filter_for(self, rule: Filter) -> Filter:
         """Return the filter that selects as `rule` does, for each tag by itself."""
-        return filter_by_tag(rule)
+        return replace(rule, in_groups=True)
 
 
 class TagMatrix(_RowsOfTags):

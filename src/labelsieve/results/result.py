@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning import matrices as class_quality
 from labelsieve.confident_learning.joint import ConfidentCounts
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError
-from labelsieve.options import Settings, check_whole_number
+from labelsieve.options import check_whole_number
 from labelsieve.results.units import Layout
 from labelsieve.sources.names import as_text, read_lines, unescape_formula
 from labelsieve.sources.open import open_any

@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.joint import ConfidentCounts
 from labelsieve.confident_learning.matrices import Columns
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.thresholds import pair_dtype
 from labelsieve.errors import (
     InUseError,
@@ -40,7 +41,6 @@ from labelsieve.errors import (
     WorkdirError,
     warn,
 )
-from labelsieve.options import Settings
 from labelsieve.results.result import IdParts, IssueRows, Result, RunFacts
 from labelsieve.results.units import EqualImages, restored_layout
 from labelsieve.sources.names import escape_formula

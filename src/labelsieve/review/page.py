@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.checks import rows_in_words
-from labelsieve.confident_learning.logits import softmax
+from labelsieve.confident_learning.derived import softmax
 from labelsieve.confident_learning.thresholds import Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.options import check_whole_number

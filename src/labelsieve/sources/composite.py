@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.logits import LogitSummarizer, softmax
+from labelsieve.confident_learning.derived import LogitSummarizer, softmax
 from labelsieve.confident_learning.thresholds import Float64s, Floats, Int64s, Ints
 from labelsieve.errors import InputTypeError, InvalidInputError, located, warn
 from labelsieve.sources.source import MissingRows, Rows, Source

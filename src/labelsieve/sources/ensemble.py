@@ -15,8 +15,8 @@ from typing import Any, Final, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.ensembles import EnsembleMean, EnsembleSummarizer, MemberRows
-from labelsieve.confident_learning.summaries import STRIP_BYTES
+from labelsieve.confident_learning.derived import EnsembleMean, EnsembleSummarizer, MemberRows
+from labelsieve.confident_learning.summarize import STRIP_BYTES
 from labelsieve.confident_learning.thresholds import Float64s
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.source import MissingRows, Rows, Source

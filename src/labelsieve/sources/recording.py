@@ -31,13 +31,19 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.checks import MAX_RANGES, Findings, RowChecks, errors_in, rows_in_words
+from labelsieve.confident_learning.derived import LogitSummarizer
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.joint import TOP_CLASSES, TOP_PROBS, TopClassCounter
-from labelsieve.confident_learning.logits import LogitSummarizer
 from labelsieve.confident_learning.scores import confidence_weighted_entropy, logit_margin, normalized_margin, row_sum
-from labelsieve.confident_learning.summaries import MAX_STRIP_ROWS, STRIP_BYTES, SummaryBlock
-from labelsieve.confident_learning.summarize import FIELDS, RECORDABLE, Summarizer, recorded_columns
-from labelsieve.confident_learning.thresholds import Bools, Floats, Int64s, Ints, class_dtype, label_dtype
+from labelsieve.confident_learning.summarize import (
+    FIELDS,
+    MAX_STRIP_ROWS,
+    RECORDABLE,
+    STRIP_BYTES,
+    Summarizer,
+    recorded_columns,
+)
+from labelsieve.confident_learning.thresholds import Bools, Floats, Int64s, Ints, SummaryBlock, class_dtype, label_dtype
 from labelsieve.errors import InUseError, InvalidInputError, MemoryLimitError, UnreadableDataError, WorkdirError
 from labelsieve.options import NOTHING, IgnoreLabel, check_whole_number
 from labelsieve.sources.arrays import ArraySource

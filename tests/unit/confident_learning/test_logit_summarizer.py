@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from labelsieve.confident_learning import logits as softmax_module
-from labelsieve.confident_learning.logits import LogitSummarizer, softmax
+from labelsieve.confident_learning import derived as softmax_module
+from labelsieve.confident_learning.derived import LogitSummarizer, softmax
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.summarize import Summarizer
-from labelsieve.options import Settings
 
 FLOAT64 = np.dtype(np.float64)
 SETTINGS = [
@@ -57,7 +57,7 @@ def test_summaries_are_those_of_the_probabilities(dtype, n_classes, settings):
 @pytest.mark.parametrize("values", [1, 1000, 4096])
 def test_blocks_do_not_change_bits(monkeypatch, values):
     labels, logits = drawn(300, 33, np.float32)
-    monkeypatch.setattr(softmax_module, "_BLOCK_VALUES", values)
+    monkeypatch.setattr(softmax_module, "_EXPONENTIALS", values)
     for settings in SETTINGS:
         same(labels, logits, settings)
 

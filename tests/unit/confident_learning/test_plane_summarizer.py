@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from draws import draw
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.summarize import PlaneSummarizer, PlaneValues, Summarizer
-from labelsieve.options import Settings
 
 DAMAGE = {
     "none": lambda probs: None,

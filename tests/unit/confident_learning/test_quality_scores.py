@@ -8,7 +8,7 @@ import pytest
 import draws
 import naive
 from labelsieve.confident_learning import scores as quality_scores
-from labelsieve.options import Settings
+from labelsieve.confident_learning.scores import Settings
 
 FLOATS = [np.float16, np.float32, np.float64]
 CLASSES = [2, 3, quality_scores._FEW_CLASSES, quality_scores._FEW_CLASSES + 1, 40]

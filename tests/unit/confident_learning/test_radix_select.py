@@ -11,7 +11,7 @@ import naive
 from labelsieve.confident_learning import select as radix_select
 from labelsieve.confident_learning import thresholds
 from labelsieve.confident_learning.select import Cut, find_cut, ordered_bits, rows_up_to, score_histogram, tie_quotas
-from labelsieve.confident_learning.summaries import near_predicted
+from labelsieve.confident_learning.thresholds import near_predicted
 
 FLOATS = [np.float16, np.float32, np.float64]
 

@@ -5,9 +5,9 @@ import pytest
 
 import draws
 from labelsieve.confident_learning.checks import raise_or_warn
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.summarize import RecordedSummarizer, Summarizer, recorded_columns, summary_dtype
 from labelsieve.errors import InvalidInputError
-from labelsieve.options import Settings
 
 LABELS, PROBS = draws.draw(500, 5, seed=7, noise=0.2)
 SCORES = {"normalized_margin": Settings("normalized_margin"), "row_sum": Settings(adjust_pred_probs=True)}

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from labelsieve.confident_learning import logits as module
+from labelsieve.confident_learning import derived as module
 from labelsieve.confident_learning.checks import Findings, raise_or_warn
-from labelsieve.confident_learning.logits import record_bad_logits, softmax
+from labelsieve.confident_learning.derived import record_bad_logits, softmax
 from labelsieve.errors import InvalidInputError
 
 
@@ -54,7 +54,7 @@ def test_bits_do_not_depend_on_the_rows_around(n_classes, monkeypatch):
         cut = np.concatenate([softmax(logits[start : start + step]) for start in range(0, 70, step)])
         assert cut.tobytes() == whole.tobytes()
     for values in (1, 13 * n_classes, 1 << 30):
-        monkeypatch.setattr(module, "_BLOCK_VALUES", values)
+        monkeypatch.setattr(module, "_EXPONENTIALS", values)
         assert softmax(logits).tobytes() == whole.tobytes()
         assert softmax(np.asfortranarray(logits)).tobytes() == whole.tobytes()
         assert softmax(np.repeat(logits, 2, axis=1)[:, ::2]).tobytes() == whole.tobytes()

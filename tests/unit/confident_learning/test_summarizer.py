@@ -5,11 +5,10 @@ import pytest
 
 import draws
 import naive
-from labelsieve.confident_learning import summaries as summary_block
-from labelsieve.confident_learning.summaries import FirstArgmax, SummaryBlock
-from labelsieve.confident_learning.summarize import Summarizer
-from labelsieve.confident_learning.thresholds import class_dtype, unsigned_dtype
-from labelsieve.options import Settings
+from labelsieve.confident_learning import summarize as summary_block
+from labelsieve.confident_learning.scores import Settings
+from labelsieve.confident_learning.summarize import FirstArgmax, Summarizer
+from labelsieve.confident_learning.thresholds import SummaryBlock, class_dtype, unsigned_dtype
 
 FLOATS = [np.float16, np.float32, np.float64]
 FEW = summary_block.FEW_CLASSES

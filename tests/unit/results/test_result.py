@@ -10,7 +10,7 @@ import draws
 import naive
 from labelsieve import IssueRows, LabelIssues, find_label_issues, find_label_issues_batched, load
 from labelsieve.confident_learning.joint import ConfidentCounts
-from labelsieve.options import Settings
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.results.result import RunFacts
 
 COLUMNS = ["row", "score", "given_label", "suggested_label", "p_given", "p_suggested"]

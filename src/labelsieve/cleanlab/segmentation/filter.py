@@ -71,21 +71,28 @@ def find_label_issues(
     >>> find_label_issues(labels, np.stack([1 - p, p], axis=1), verbose=False).nonzero()
     (array([1]), array([0]), array([0]))
     """
-    batch_size = checked_batch_size(batch_size)
-    labels, pred_probs = checked_images(labels, pred_probs)
-    if kwargs.get("downsample", 1) != 1:
+    found, labels, pred_probs = find_pixels(labels, pred_probs, batch_size, n_jobs, verbose=verbose)
+    return mask_of(found, labels, pred_probs, **kwargs)
+
+
+def find_pixels(
+    labels: Any, pred_probs: Any, batch_size: int | None, n_jobs: int | None, *, verbose: bool
+) -> tuple[SegmentationIssues, Any, Any]:
+    """Return the issues, and the opened masks and probabilities."""
+    size = "auto" if batch_size is None else check_whole_number("batch_size", batch_size, 1)
+    labels, pred_probs = _checked_images(labels, pred_probs)
+    choices: dict[str, Any] = {"batch_size": size, "n_jobs": 1 if n_jobs is None else n_jobs}
+    found = find(labels, pred_probs, progress=bool(verbose), allow_unnormalized_rows="warn", **choices)
+    return found, labels, pred_probs
+
+
+def mask_of(found: SegmentationIssues, labels: Any, pred_probs: Any, *, downsample: int = 1, **_: Any) -> Bools:
+    """Return the mask of the issues, with the ties that cleanlab has."""
+    if downsample != 1:
         raise InvalidInputError(
-            f"downsample={kwargs['downsample']!r} is not supported: merge blocks of pixels before the call, and give "
-            "the smaller labels and pred_probs"
+            f"downsample={downsample!r} is not supported: merge blocks of pixels before the call, and give the smaller "
+            "labels and pred_probs"
         )
-    found = find(
-        labels,
-        pred_probs,
-        batch_size="auto" if batch_size is None else batch_size,
-        n_jobs=1 if n_jobs is None else n_jobs,
-        progress=bool(verbose),
-        allow_unnormalized_rows="warn",
-    )
     mask: Bools = found.mask()
     _add_ties(mask, found, labels, pred_probs)
     return mask
@@ -123,12 +130,7 @@ def _image(images: Any, image: int) -> npt.NDArray[Any]:
     return found
 
 
-def checked_batch_size(batch_size: int | None) -> int | None:
-    """Return `batch_size`, or raise unless it is at least 1."""
-    return None if batch_size is None else check_whole_number("batch_size", batch_size, 1)
-
-
-def checked_images(labels: Any, pred_probs: Any) -> tuple[Any, Any]:
+def _checked_images(labels: Any, pred_probs: Any) -> tuple[Any, Any]:
     """Return opened masks and probabilities, or raise unless they are of the same images.
 
     Raises

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.cleanlab.segmentation.filter import checked_batch_size, checked_images, find_label_issues
+from labelsieve.cleanlab.segmentation.filter import find_pixels, mask_of
 from labelsieve.confident_learning.thresholds import Float64s, Floats
 from labelsieve.errors import InvalidInputError
-from labelsieve.segmentation.find import find_label_issues as find
 from labelsieve.segmentation.issues import TEMPERATURE, softmin
 from labelsieve.segmentation.rank import issues_from_scores
 
@@ -66,28 +65,15 @@ def get_label_quality_scores(
     >>> image_scores.round(3)
     array([0.827, 0.301])
     """
-    batch_size = checked_batch_size(batch_size)
-    labels, pred_probs = checked_images(labels, pred_probs)
-    temperature = kwargs.get("temperature", TEMPERATURE)
-    choices: dict[str, Any] = {"batch_size": batch_size, "n_jobs": n_jobs}
-    if method == "num_pixel_issues":
-        mask = find_label_issues(labels, pred_probs, verbose=verbose, downsample=kwargs.get("downsample", 1), **choices)
-        image_scores = 1 - mask.mean(axis=(1, 2))
-    elif kwargs.get("downsample", 1) != 1:
+    if method != "num_pixel_issues" and kwargs.get("downsample", 1) != 1:
         warnings.warn(f"downsample is not used with method={method!r}: it is for 'num_pixel_issues'", stacklevel=2)
-    found = find(
-        labels,
-        pred_probs,
-        batch_size="auto" if batch_size is None else batch_size,
-        n_jobs=1 if n_jobs is None else n_jobs,
-        progress=bool(verbose),
-        allow_unnormalized_rows="warn",
-    )
+    found, labels, pred_probs = find_pixels(labels, pred_probs, batch_size, n_jobs, verbose=verbose)
     pixel_scores = found.pixel_scores().astype(np.float64)
-    if method != "num_pixel_issues":
-        scores = [_get_label_quality_per_image(one.reshape(-1), method, temperature) for one in pixel_scores]
-        image_scores = np.array(scores)
-    return image_scores, pixel_scores
+    if method == "num_pixel_issues":
+        return 1 - mask_of(found, labels, pred_probs, **kwargs).mean(axis=(1, 2)), pixel_scores
+    temperature = kwargs.get("temperature", TEMPERATURE)
+    scores = [_get_label_quality_per_image(one.reshape(-1), method, temperature) for one in pixel_scores]
+    return np.array(scores), pixel_scores
 
 
 def _get_label_quality_per_image(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from labelsieve.cleanlab.arguments import COMMON
-from labelsieve.cleanlab.filter import filter_settings
+from labelsieve.cleanlab.filter import COMMON, filter_settings
 from labelsieve.job.job import Job
 from labelsieve.options import Method
 from labelsieve.results.units import TokenLayout

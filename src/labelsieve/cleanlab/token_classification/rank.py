@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from labelsieve.cleanlab.arguments import COMMON, AssertedInputError
+from labelsieve.cleanlab.filter import COMMON, AssertedInputError
 from labelsieve.confident_learning.thresholds import Float64s
 from labelsieve.options import Method
 from labelsieve.results.units import ends

@@ -1,1 +1,0 @@
-"""``cleanlab.experimental``, of which Labelsieve has `label_issues_batched`."""
