@@ -488,7 +488,7 @@ def test_a_table_to_fill_in_is_read_again(known, tmp_path, names):
 def test_classes_that_are_not_known_say_how_they_would_be(known):
     _, is_wrong, issues = known
     audit = issues.audit(30)
-    with pytest.raises(KeyError, match=r"give labels= to issues\.audit"):
+    with pytest.raises(KeyError, match=r"give labels=\.\.\. to issues\.audit"):
         labelsieve.estimate(audit, is_wrong[audit.rows]).per_class[1]
 
 

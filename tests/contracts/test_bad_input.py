@@ -760,10 +760,10 @@ def test_the_message_of_the_troubled_input(message):
         "1 probability below 0 in row 131 (first: -0.5; at most 1e-3 outside [0, 1] is accepted); "
         "60 probabilities above 1 in rows 200..259 (first: 1.5; at most 1e-3 outside [0, 1] is accepted); "
         "11 rows of pred_probs that are all zeros, rows 95..105: missing chunk? "
-        "(find_label_issues(allow_zero_rows=True) accepts them); "
+        "If not, find_label_issues accepts them with allow_zero_rows=True; "
         "61 rows of pred_probs do not sum to 1 within 0.05, rows 131, 200..259 (first sum: 0.486834): "
-        "are these logits? find_label_issues(from_logits=True) (--from-logits) takes their softmax; elsewhere, "
-        "apply it: pred_probs = scipy.special.softmax(pred_probs, axis=1); "
+        "are these logits? find_label_issues takes them with from_logits=True; elsewhere, take "
+        "pred_probs = scipy.special.softmax(pred_probs, axis=1); "
         "4 labels outside 0..3 in rows 49..51, 250 (first: -1)"
     )
 

@@ -538,7 +538,7 @@ class Job:
         if needed > room:
             raise MemoryLimitError(
                 f"the {n_issues:,} issues would take {size(needed)} in this process, but may take only {size(room)}. "
-                "Write them to an output, which may be of any size: output='issues.zarr' (-o issues.zarr)"
+                "Write them to a file of any size with output='issues.zarr'"
             )
 
     def _facts(self, setup: _Setup, total: ScanTotals, note: str) -> RunFacts:

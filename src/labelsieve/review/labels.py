@@ -48,7 +48,7 @@ from labelsieve.token_classification.rows import depth_of, join_labels
 
 Values: TypeAlias = npt.NDArray[Any]
 # Part of messages about labels that could be of several tasks.
-SAY_TASK: Final = "say what they are: task='tokens', 'tags' or 'segmentation' (--task)"
+SAY_TASK: Final = "give task='tokens', task='tags' or task='segmentation'"
 # Labels whose rows are counted one class after the other.
 _MOST_COUNTED: Final = 1 << 22
 
@@ -207,7 +207,7 @@ class ArrayLabels(LabelFile):
                 self.values = np.array(self.values.tolist())
             if not all(issubclass(kind, str) for kind in kinds) and self.values.dtype.kind == "O":
                 names = ", ".join(sorted(kind.__name__ for kind in kinds))
-                hint = f"; of lists {SAY_TASK}" if kinds & {list, tuple, np.ndarray} else ""
+                hint = f"; for lists {SAY_TASK}" if kinds & {list, tuple, np.ndarray} else ""
                 raise InvalidInputError(
                     f"labels are objects of {names}, not all names: give them as numbers or as text{hint}"
                 )
@@ -262,7 +262,7 @@ def _in_memory(labels: Any) -> Values:
 
 def _checked_dtype(dtype: np.dtype[Any], shape: tuple[int, ...], where: str) -> np.dtype[Any]:
     if len(shape) != 1:
-        hint = f"; of more axes {SAY_TASK}" if len(shape) > 1 else ""
+        hint = f"; for more axes {SAY_TASK}" if len(shape) > 1 else ""
         raise InvalidInputError(f"{where}: labels must have one axis (N,), not shape {tuple(shape)}{hint}")
     if dtype.kind not in "iufbUSTO":
         raise InvalidInputError(f"{where}: labels must be numbers or names, not {dtype}")
@@ -689,7 +689,7 @@ class ParquetLabels(LabelFile):
         elif pa.types.is_string(self.type) or pa.types.is_large_string(self.type) or self.type == pa.string_view():
             self.dtype = np.dtype(object)
         else:
-            hint = f"; of lists {SAY_TASK}" if pa.types.is_nested(kind) else ""
+            hint = f"; for lists {SAY_TASK}" if pa.types.is_nested(kind) else ""
             raise InvalidInputError(
                 f"labels: column {self.column!r} of {path} has the type {kind}: no numbers or names{hint}"
             )
@@ -1286,7 +1286,7 @@ class _Opener:
     def of_images(self, files: Sequence[ImageFileSource], where: str) -> LabelFile:
         """Open masks in image files."""
         if self._task not in (None, "segmentation"):
-            raise InvalidInputError(f"labels: task={self._task!r} (--task) is not for masks in image files, as {where}")
+            raise InvalidInputError(f"labels: task={self._task!r} is not for masks in image files, as {where}")
         return MaskFiles(files, where)
 
     def of_table(self, path: Path, column: str | None) -> LabelFile:
@@ -1295,7 +1295,7 @@ class _Opener:
         has_lists = not is_csv and self._task in ("tags", "tokens") and is_column_of_lists(path, column)
         if not self._may_be_flat and not has_lists:
             lists = "" if self._task == "segmentation" else " without lists"
-            raise InvalidInputError(f"labels: task={self._task!r} (--task) is not for a column of {path}{lists}")
+            raise InvalidInputError(f"labels: task={self._task!r} is not for a column of {path}{lists}")
         if has_lists and self._task == "tags":
             return ParquetTags(path, column, self._known_tags(), self._names)
         if has_lists:
