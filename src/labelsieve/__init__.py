@@ -70,8 +70,7 @@ if TYPE_CHECKING:
     from labelsieve.review.audit import Audit, estimate
     from labelsieve.review.compare import Comparison, compare
     from labelsieve.review.label_studio import read_label_studio
-    from labelsieve.sources.composite import Folds
-    from labelsieve.sources.ensemble import Ensemble
+    from labelsieve.sources.composite import Ensemble, Folds
     from labelsieve.sources.names import unescape_formula
 
 __all__ = [  # noqa: RUF022  # in the order of the documentation
@@ -144,7 +143,7 @@ _MODULES = {
     "AppliedDecisions": "review.apply",
     "Audit": "review.audit",
     "Comparison": "review.compare",
-    "Ensemble": "sources.ensemble",
+    "Ensemble": "sources.composite",
     "ErrorEstimate": "confident_learning.estimate",
     "Folds": "sources.composite",
     "IssueRows": "results.result",

@@ -342,7 +342,7 @@ def count_labels(labels: Any, n_classes: int, ignore_label: IgnoreLabel = NOTHIN
 
 def _pieces(opened: Opened) -> Iterator[npt.NDArray[Any]]:
     if isinstance(opened, Source):
-        step = opened.row_chunk or 1 << 20
+        step = opened.facts.row_chunk or 1 << 20
         with opened.open(0, opened.n_rows) as rows:
             for start in range(0, opened.n_rows, step):
                 yield retry(RETRIES + 1, rows.read, start, min(start + step, opened.n_rows))

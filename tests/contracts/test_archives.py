@@ -309,7 +309,7 @@ def torch_file(path):
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt", ""])
 @pytest.mark.parametrize("is_old", [False, True])
-def test_files_of_torch_are_refused_with_the_reason_and_the_line(tmp_path, suffix, is_old):
+def test_files_of_torch_are_refused_with_the_reason(tmp_path, suffix, is_old):
     path = tmp_path / f"p{suffix}"
     if is_old:
         path.write_bytes(pickle.dumps(PROBS))
@@ -319,6 +319,4 @@ def test_files_of_torch_are_refused_with_the_reason_and_the_line(tmp_path, suffi
         find(LABELS, path)
     message = str(raised.value)
     assert "torch.save, which holds a pickle, and a pickle can run any code" in message
-    assert "torch.load(" in message
-    assert "weights_only=True" in message
-    assert f"np.save('{tmp_path}/p_pred_probs.npy', " in message
+    assert message.endswith("load it and give the array, or save that with np.save and give the file")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import pickle
 import re
-import sys
-import types
 import warnings
 from fractions import Fraction
-from pathlib import Path
 
 import cleanlab.count
 import cleanlab.experimental.label_issues_batched
@@ -35,7 +31,7 @@ from labelsieve import (
     find_label_issues_batched,
     plan_label_issues,
 )
-from labelsieve.sources import places as other_formats
+from labelsieve.sources import places
 
 N_ROWS, N_CLASSES = 300, 4
 LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=4, signal=2.5)
@@ -474,33 +470,6 @@ def _hdf5(array, path):
         file["labels" if array.ndim == 1 else "pred_probs"] = array
 
 
-def _module(monkeypatch, name, **functions):
-    """Stand in for a package that is not among those of the tests."""
-    module = types.ModuleType(name)
-    module.__dict__.update(functions)
-    monkeypatch.setitem(sys.modules, name, module)
-    if "." in name:
-        parent = _module(monkeypatch, name.rpartition(".")[0])
-        setattr(parent, name.rpartition(".")[2], module)
-    return module
-
-
-class _Tensor:
-    """What is called of a tensor of PyTorch."""
-
-    def __init__(self, array):
-        self.array = array
-
-    def detach(self):
-        return self
-
-    def float(self):
-        return _Tensor(self.array.astype("f4"))
-
-    def numpy(self):
-        return self.array
-
-
 WRITERS = {
     "parquet": lambda array, path: _table(array).to_parquet(path),
     "csv": lambda array, path: _table(array).to_csv(path, index=False),
@@ -519,86 +488,56 @@ WRITERS = {
 }
 
 
-def test_every_form_that_is_converted_is_tried():
-    assert {f".{form}" for form in WRITERS} == set(other_formats.FORMATS)
-
-
-@pytest.fixture
-def other_packages(monkeypatch):
-    def load(path):
-        return pickle.loads(Path(path).read_bytes())
-
-    _module(monkeypatch, "torch", load=lambda path, map_location, weights_only: _Tensor(load(path)))
+def test_every_form_that_is_refused_is_tried():
+    assert {f".{form}" for form in WRITERS} == set(places.OTHER_FORMATS)
 
 
 @pytest.mark.parametrize("form", WRITERS)
-def test_a_file_of_another_form_is_answered_with_the_line_that_converts_it(tmp_path, form, other_packages):
-    probs = PROBS.astype("f4") if form in ("pt", "pth") else PROBS
-    labels, pred_probs = tmp_path / f"my labels.{form}", tmp_path / f"my pred_probs.{form}"
-    WRITERS[form](LABELS, labels)
-    WRITERS[form](probs, pred_probs)
-    want = find(LABELS, probs)
-    converted = {}
-    for name, path, other in (("labels", labels, PROBS), ("pred_probs", pred_probs, LABELS)):
-        given = (path, other) if name == "labels" else (other, path)
-        message = refused(find, *given)
+def test_a_file_of_another_form_is_an_error(tmp_path, form):
+    for name, array in (("labels", LABELS), ("pred_probs", PROBS)):
+        path = tmp_path / f"my {name}.{form}"
+        WRITERS[form](array, path)
+        message = refused(find, **{"labels": LABELS, "pred_probs": PROBS} | {name: path})
         assert message.startswith(f"{name}: {path} is a")
-        target = re.search(r", and give ('.*?'): ", message).group(1)
-        line, _, lazy = message.partition(f", and give {target}: ")[2].partition(
-            f" -- or, from Python and out of core, give {name}: "
+        assert message.endswith(
+            "; only .npy, .npz and safetensors files and Zarr arrays are read from a path: "
+            + places.OTHER_FORMATS[f".{form}"][1]
         )
-        exec(line, {})
-        converted[name] = Path(ast.literal_eval(target))
-        assert converted[name] == path.with_suffix(".npy")
-        if lazy:
-            names = {}
-            exec(lazy, names)
-            got = find(names[name], other) if name == "labels" else find(other, names[name])
-            assert got.indices.tolist() == want.indices.tolist()
-            assert got.scores.tolist() == pytest.approx(want.scores.tolist(), abs=1e-12)
-        assert bool(lazy) == (form in ("csv", "h5", "hdf5"))
-        table = (
-            f"Give it as a table: data={str(path)!r}, labels='label', pred_probs='probs' (the names of its columns)."
-        )
-        assert (table in message) == (form in ("parquet", "feather", "arrow"))
-    got = find(converted["labels"], converted["pred_probs"])
-    assert got.indices.tolist() == want.indices.tolist()
-    assert got.scores.tolist() == pytest.approx(want.scores.tolist(), abs=1e-12)
+
+
+def test_the_advice_for_files_of_other_forms_works(tmp_path):
+    want = find(LABELS, PROBS)
+    table = _table(PROBS).assign(label=LABELS)
+    for form in ("parquet", "feather"):  # "give it as the table data, with the names of its columns"
+        getattr(table, f"to_{form}")(tmp_path / f"t.{form}")
+        assert_same_bits(find("label", list(table.columns[:-2]), data=tmp_path / f"t.{form}"), want)
+    h5py = pytest.importorskip("h5py")
+    _hdf5(PROBS, tmp_path / "p.h5")
+    with h5py.File(tmp_path / "p.h5") as file:  # "open it with h5py and give the dataset"
+        assert_same_bits(find(LABELS, file["pred_probs"]), want)
+    WRITERS["pkl"](PROBS, tmp_path / "p.pkl")
+    array = pickle.loads((tmp_path / "p.pkl").read_bytes())  # "load it and give the array, or save that with np.save"
+    np.save(tmp_path / "p.npy", array)
+    assert_same_bits(find(LABELS, array), want)
+    assert_same_bits(find(LABELS, tmp_path / "p.npy"), want)
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv", "pt"])
-def test_a_folder_of_other_forms_is_answered_with_the_line_that_converts_them(tmp_path, form, other_packages):
+def test_a_folder_of_files_of_another_form_is_an_error(tmp_path, form):
     folder = tmp_path / "shards"
     folder.mkdir()
-    for part in range(11):  # 10 comes after 9
-        rows = PROBS[27 * part : 27 * part + 27 if part < 10 else None].astype("f4")
-        WRITERS[form](rows, folder / f"p-{part}.{form}")
-    (folder / "README.md").write_text("about these")
-    message = refused(find, LABELS, folder)
-    assert f"pred_probs: {folder} is not a Zarr array: it has no zarr.json or .zarray" in message
-    assert f"it holds 11 .{form} files, such as {folder}/p-0.{form}, but" in message
-    assert refused(find, LABELS, f"{folder}/*.{form}").partition("; it holds")[2] == message.partition("; it holds")[2]
-    line = re.search(r", and give '.*?': (import .*?)(?: -- |$)", message).group(1)
     for part in range(11):
-        exec(line.replace("p-0", f"p-{part}"), {})
-    found, want = find(LABELS, f"{folder}/*_pred_probs.npy"), find(LABELS, PROBS.astype("f4"))
-    assert found.indices.tolist() == want.indices.tolist()
-    assert found.scores.tolist() == pytest.approx(want.scores.tolist(), abs=1e-6)
-
-
-@pytest.mark.parametrize("place", ["both.parquet", "folder", "folder/*.csv"])
-def test_labels_and_probabilities_of_one_file_are_converted_to_two(tmp_path, place):
-    table = pd.DataFrame(PROBS).rename(columns=str).assign(label=LABELS)
-    (tmp_path / "folder").mkdir()
-    table.to_csv(tmp_path / "folder" / "part 0.csv", index=False)
-    table.to_parquet(tmp_path / "both.parquet")
-    converted, arrays = {}, {"labels": LABELS, "pred_probs": PROBS}
-    messages = {name: refused(find, **arrays | {name: tmp_path / place}) for name in arrays}
-    for name, message in messages.items():
-        target, line = re.search(r", and give ('.*?'): (.*?)(?: -- |$)", message).groups()
-        exec(line, {})
-        converted[name] = ast.literal_eval(target)
-    assert find(**converted).indices.tolist() == find(LABELS, PROBS).indices.tolist()
+        WRITERS[form](PROBS[27 * part : 27 * part + 27], folder / f"p-{part}.{form}")
+    (folder / "README.md").write_text("about these")
+    for place in (folder, f"{folder}/*.{form}"):
+        message = refused(find, LABELS, place)
+        assert message.startswith(
+            f"pred_probs: {place} has no .npy, .npz or safetensors files and no .zarr arrays"
+            + (", and it has no zarr.json or .zarray itself" if place == folder else "")
+            + f"; it has 11 .{form} files, "
+            f"such as p-0.{form}; only .npy, .npz and safetensors files and Zarr arrays are read from a path: "
+        )
+        assert message.endswith(places.OTHER_FORMATS[f".{form}"][1].replace(" it ", " them "))
 
 
 def test_a_missing_file_of_another_form_is_missing(tmp_path):

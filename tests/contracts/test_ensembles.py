@@ -264,7 +264,7 @@ def test_the_plan_counts_all_members(tmp_path):
     assert "the mean of" in open_pred_probs(Ensemble(given)).where
     source = open_pred_probs(Ensemble(given))
     assert source.row_bytes == 40 * 16
-    assert source.row_chunk == 2880, "whole chunks of all members"
+    assert source.facts.row_chunk == 2880, "whole chunks of all members"
     assert plan.process_bytes > labelsieve.plan_label_issues(labels, given[1]).process_bytes
 
 

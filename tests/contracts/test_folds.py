@@ -10,7 +10,7 @@ from distributed import Client, LocalCluster
 
 from draws import assert_same_bits, bits, draw, find, pieces
 from labelsieve import Ensemble, Folds
-from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, WorkdirError
+from labelsieve.errors import InputTypeError, InvalidInputError, WorkdirError
 from labelsieve.sources import composite as folds_module
 from labelsieve.sources.open import open_pred_probs
 from naive_joint import FILTERS
@@ -18,7 +18,7 @@ from naive_joint import FILTERS
 N_ROWS = 600
 CUT = {"batch_size": 70, "partition_batches": 2}
 LABELS, PROBS = draw(N_ROWS, 6, seed=2, signal=1.5, dtype=np.float32)
-SPREADS = ["consecutive", "interleaved", "random, ascending", "random", "uneven"]
+SPREADS = ["consecutive", "interleaved", "random", "uneven"]
 
 
 def spread(kind, n_rows=N_ROWS, seed=0):
@@ -28,9 +28,8 @@ def spread(kind, n_rows=N_ROWS, seed=0):
     return {
         "consecutive": np.array_split(np.arange(n_rows), 5),
         "interleaved": [np.arange(n_rows)[fold::3] for fold in range(3)],
-        "random, ascending": [np.sort(rows) for rows in np.array_split(shuffled, 4)],
-        "random": np.array_split(shuffled, 4),
-        "uneven": [shuffled[:1], np.sort(shuffled[1:400]), shuffled[400:]],
+        "random": [np.sort(rows) for rows in np.array_split(shuffled, 4)],
+        "uneven": [np.sort(rows) for rows in (shuffled[:1], shuffled[1:400], shuffled[400:])],
     }[kind]
 
 
@@ -60,14 +59,8 @@ def test_all_filters(filter_by):
 
 @pytest.mark.parametrize("kind", SPREADS)
 @pytest.mark.parametrize("stored", ["npy", "zarr"])
-def test_files(tmp_path, kind, stored, want, recwarn):
-    folds = store(tmp_path, cut(spread(kind)), stored)
-    if stored == "zarr" and kind in ("random", "uneven"):
-        with pytest.warns(LabelsieveWarning, match=r"the row numbers of fold \d .* do not ascend.*decoded again"):
-            got = find(LABELS, Folds(folds), **CUT)
-    else:
-        got = find(LABELS, Folds(folds), **CUT)
-    assert_same_bits(got, want)
+def test_files(tmp_path, kind, stored, want):
+    assert_same_bits(find(LABELS, Folds(store(tmp_path, cut(spread(kind)), stored)), **CUT), want)
 
 
 def store(folder, folds, stored):
@@ -89,7 +82,7 @@ def test_folds_of_different_dtypes_widen(want):
 
 
 def test_members_of_an_ensemble_and_folds_of_ensembles():
-    folds = Folds(cut(spread("random, ascending")))
+    folds = Folds(cut(spread("random")))
     want = find(LABELS, PROBS.astype("f8"))
     assert_same_bits(find(LABELS, Ensemble([folds, PROBS]), **CUT), want)
     inner = Folds([(Ensemble([probs]), rows) for probs, rows in cut(spread("random"))])
@@ -97,7 +90,7 @@ def test_members_of_an_ensemble_and_folds_of_ensembles():
 
 
 def test_on_a_cluster(tmp_path, want):
-    folds = store(tmp_path, cut(spread("random, ascending")), "npy")
+    folds = store(tmp_path, cut(spread("random")), "npy")
     options = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(**options) as cluster, Client(cluster, set_as_default=False) as client:
         for given in (Folds(folds), Folds(cut(spread("random")))):
@@ -120,7 +113,7 @@ def test_a_part_has_its_rows_only(kind, monkeypatch):
 
 
 def test_a_workdir_resumes_and_belongs_to_the_rows(tmp_path, want):
-    rows = spread("random, ascending")
+    rows = spread("random")
     folds = store(tmp_path, cut(rows), "npy")
     settings = {"workdir": tmp_path / "work", **CUT}
     assert find(LABELS, Folds(folds), **settings).facts.rows_read == N_ROWS
@@ -140,7 +133,6 @@ def test_rows_are_held_compactly():
     probs, rows = np.full((n_rows, 2), 0.5, np.float16), np.arange(n_rows)
     source = open_pred_probs(Folds([(probs[fold::5], rows[fold::5]) for fold in range(5)]))
     assert source.fold_of_row.nbytes == n_rows
-    assert source.orders == (None,) * 5
 
 
 def test_bad_folds_are_refused_with_rows_and_folds(tmp_path):
@@ -179,3 +171,22 @@ def test_bad_folds_are_refused_with_rows_and_folds(tmp_path):
     bad[1][0][2, 3] = np.nan
     with pytest.raises(InvalidInputError, match="1 NaN probability in row 7"):
         find(LABELS, Folds(bad), **CUT)
+
+
+@pytest.mark.parametrize("step", [1 << 20, 10], ids=["at once", "in pieces"])
+def test_a_fold_out_of_order_is_an_error_whose_advice_works(monkeypatch, step, want):
+    monkeypatch.setattr(folds_module, "_STEP", step)
+    (probs, rows), *others = cut(spread("interleaved"))
+    order = np.r_[0:7, 8, 7, 9:11, 9:9, 12, 11, 13:200]
+    shuffled = probs[order], rows[order]
+    with pytest.raises(InvalidInputError) as caught:
+        find(LABELS, Folds([*others, shuffled]))
+    assert str(caught.value) == (
+        "the row numbers of fold 2 (an array in memory) do not ascend: its row 8 has number 21 after 24, the first of "
+        "2 such rows. Sort the fold: order = np.argsort(rows), and give (pred_probs[order], rows[order])"
+    )
+    probs, rows = shuffled
+    order = np.argsort(rows)
+    assert_same_bits(find(LABELS, Folds([*others, (probs[order], rows[order])])), want)
+    with pytest.raises(InvalidInputError, match=r"its row 199 has number 0 after 597\. Sort the fold"):
+        find(LABELS, Folds([(np.roll(probs[order], -1, 0), np.roll(rows[order], -1)), *others]))

@@ -27,6 +27,7 @@ from labelsieve.job import grid as partitioning
 from labelsieve.job import inputs as grids
 from labelsieve.options import FILTER_NAMES
 from labelsieve.sources import open as open_array
+from labelsieve.sources.source import ReadFacts
 
 N_ROWS = 2000
 pytestmark = pytest.mark.usefixtures("two_threads")
@@ -382,15 +383,14 @@ def test_a_plan_says_where_its_limit_comes_from(monkeypatch):
 class Unreadable(open_array.Source):
     """Says what it is and cannot be read."""
 
-    in_pieces = False
-
     def open(self, start=0, stop=None):
         pytest.fail("something was read")
 
 
 @pytest.mark.parametrize("output", [None, "r.zarr"])
 def test_nothing_is_read_for_a_plan(output):
-    labels, probs = Unreadable((10**9,), np.dtype("i8"), 1000), Unreadable((10**9, 1000), np.dtype("f4"), 1000)
+    facts = ReadFacts(1000, in_pieces=False)
+    labels, probs = Unreadable((10**9,), "i8", facts), Unreadable((10**9, 1000), "f4", facts)
     plan = plan_label_issues(labels, probs, output=output, max_memory="100GB")
     assert plan.bytes_read == 4 * 10**12
     assert 1000 < plan.n_tasks < 100_000

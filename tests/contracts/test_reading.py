@@ -24,7 +24,7 @@ from labelsieve.job.inputs import open_inputs
 from labelsieve.sources import npy
 from labelsieve.sources import zarr as zarr_arrays
 from labelsieve.sources.npy import NpySource
-from labelsieve.sources.source import Source
+from labelsieve.sources.source import ReadFacts, Source
 from labelsieve.sources.zarr import ZarrSource
 from processes import run_python
 
@@ -97,7 +97,7 @@ class UnreadableSource(Source):
 
 
 def test_opening_sources_reads_nothing():
-    labels, probs = UnreadableSource((1000,), np.dtype("i8")), UnreadableSource((1000, 6), np.dtype("f4"), 100)
+    labels, probs = UnreadableSource((1000,), np.dtype("i8")), UnreadableSource((1000, 6), "f4", ReadFacts(100))
     inputs = open_inputs(labels, probs, batch_size=100, partition_batches=3)
     assert inputs.pred_probs.chunks == ((300, 300, 300, 100), (6,))
     assert inputs.labels.chunks == ((300, 300, 300, 100),)
@@ -410,9 +410,9 @@ def test_own_memory_follows_the_chunk_and_not_the_zarr_array(tmp_path):
 
 def test_sources_say_what_is_stored_together(tmp_path):
     probs = stored(str(tmp_path / "p.zarr"), PROBS, chunks=(40, 6))
-    assert (ZarrSource(probs).row_chunk, ZarrSource(probs).row_bytes) == (40, 48)
+    assert (ZarrSource(probs).facts.row_chunk, ZarrSource(probs).row_bytes) == (40, 48)
     np.save(tmp_path / "p.npy", PROBS)
-    assert NpySource.from_path("pred_probs", tmp_path / "p.npy").row_chunk is None
+    assert NpySource.from_path("pred_probs", tmp_path / "p.npy").facts.row_chunk is None
 
 
 @pytest.mark.parametrize("batch_size", [1, 30, 250])

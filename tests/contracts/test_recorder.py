@@ -183,8 +183,8 @@ def test_reading_holds_what_the_plan_counts(tmp_path, monkeypatch, flush_rows):
     tracemalloc.stop()
     assert sum(got) == n_rows
     # Small blocks are more objects than real ones.
-    assert peak < rows.prefetch_bytes + 250_000
-    assert rows.prefetch_bytes < 1_000_000 < stored_bytes(tmp_path)
+    assert peak < rows.facts.prefetch_bytes + 250_000
+    assert rows.facts.prefetch_bytes < 1_000_000 < stored_bytes(tmp_path)
 
 
 def test_ids_are_those_of_the_result(tmp_path):

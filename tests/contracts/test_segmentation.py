@@ -14,6 +14,7 @@ import cleanlab.segmentation.summary as their_summary
 import dask.array as da
 import fsspec
 import h5py
+import labelsieve.cleanlab.segmentation.summary as our_summary
 import ml_dtypes
 import numpy as np
 import pytest
@@ -27,7 +28,6 @@ from scipy import ndimage
 import labelsieve
 import labelsieve.cleanlab.segmentation.filter as our_filter
 import labelsieve.cleanlab.segmentation.rank as our_rank
-import labelsieve.cleanlab.segmentation.summary as our_summary
 import labelsieve.segmentation.rows
 from draws import assert_same_bits, bits, draw, find, pieces
 from labelsieve import Ensemble, Folds, segmentation
@@ -411,7 +411,7 @@ def test_changed_files_are_an_error(form, tmp_path, monkeypatch):
 def test_sources_say_what_they_are(tmp_path):
     labels, planes = images()
     source = PixelSource(ArraySource(planes))
-    assert (source.shape, source.dtype, source.row_chunk) == ((6 * 9 * 13, 4), np.float32, None)
+    assert (source.shape, source.dtype, source.facts.row_chunk) == ((6 * 9 * 13, 4), np.float32, None)
     stored = search(labels, to_zarr(tmp_path / "p.zarr", planes, (2, *planes.shape[1:])))
     assert stored.facts.inputs == {"labels": "an array in memory", "pred_probs": str(tmp_path / "p.zarr")}
     rows = np.array([5, 700, 3, 118])

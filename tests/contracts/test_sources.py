@@ -247,7 +247,7 @@ def test_zarr_chunks_of_any_shape(want, tmp_path, zarr_format, chunks):
 def test_sharded_zarr(want, tmp_path, chunks, shards):
     probs = stored(str(tmp_path / "p.zarr"), PROBS, chunks=chunks, shards=shards)
     labels = stored(str(tmp_path / "y.zarr"), LABELS, chunks=(20,), shards=(300,))
-    assert ZarrSource(probs).row_chunk == chunks[0], "batches follow the inner chunks"
+    assert ZarrSource(probs).facts.row_chunk == chunks[0], "batches follow the inner chunks"
     assert_same_bits(find(labels, probs, batch_size=60), want)
 
 

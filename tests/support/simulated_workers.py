@@ -32,7 +32,7 @@ from distributed.utils_comm import gather_from_workers
 from distributed.versions import get_versions
 from distributed.worker import _worker_cvar, dumps_function, run
 
-from labelsieve.sources.source import Rows, Source
+from labelsieve.sources.source import ReadFacts, Rows, Source
 
 # Rows that are generated once and repeated.
 _PERIOD = 4096
@@ -85,14 +85,12 @@ class SimulatedSource(Source):
         How long reads take; none for labels.
     """
 
-    prefetch_bytes = 64_000_000  # as a remote source
-
     def _content(self):
         return "simulated"
 
     def __init__(self, n_rows: int, n_classes: int, row_bytes: int, store: Store | None = None) -> None:
         shape = (n_rows, n_classes) if store else (n_rows,)
-        super().__init__(shape, np.dtype("f4" if store else "i8"))
+        super().__init__(shape, "f4" if store else "i8", ReadFacts(prefetch_bytes=64_000_000))  # as a remote source
         self.row_bytes, self.store, self.n_classes = row_bytes, store, n_classes
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from labelsieve.sources.source import Rows, Source
+from labelsieve.sources.source import ReadFacts, Rows, Source
 
 
 class SleepingSource(Source):
@@ -23,10 +23,8 @@ class SleepingSource(Source):
         A ``.npy`` file with the same array, to send to other processes in its place.
     """
 
-    in_pieces = False
-
     def __init__(self, array: np.ndarray, seconds: float, path: Path | None = None) -> None:
-        super().__init__(array.shape, array.dtype)
+        super().__init__(array.shape, array.dtype, ReadFacts(in_pieces=False))
         self.array, self.seconds, self.path = array, seconds, path
 
     def __getstate__(self) -> dict[str, object]:

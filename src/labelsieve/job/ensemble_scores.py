@@ -17,7 +17,7 @@ from labelsieve.job.job import Job
 from labelsieve.job.settings import JobSettings
 from labelsieve.job.whole_rows import WholeRows, clipped_log, member_accuracies
 from labelsieve.options import Method
-from labelsieve.sources.ensemble import Ensemble, EnsembleSource
+from labelsieve.sources.composite import Ensemble, EnsembleSource
 from labelsieve.sources.objects import RETRIES
 from labelsieve.sources.open import Opened, open_labels, open_pred_probs
 
@@ -122,7 +122,7 @@ def ensemble_scores(
     if len(pred_probs_list) == 1:
         warn("pred_probs_list has one element: its scores are those of find_label_issues(labels, pred_probs).scores")
     opened = open_labels(labels)
-    n_members = len(ensemble.members)
+    n_members = len(ensemble.children)
     if weight_ensemble_members_by == "accuracy":
         shares = member_accuracies(opened, ensemble, choose_executor(retries=RETRIES), settings.checks)
         weights = [share / sum(shares) for share in shares]
@@ -137,7 +137,7 @@ def ensemble_scores(
         for number, weight in enumerate(weights):
             print(f"  Model {number} weight: {weight}")
     total = np.zeros(opened.shape[0])
-    for name, member, weight in zip(ensemble.names, ensemble.members, weights, strict=True):
+    for name, member, weight in zip(ensemble.names, ensemble.children, weights, strict=True):
         with located(name):
             scores = np.asarray(Job(opened, member, settings).run().scores, np.float64)
         total += scores if weight_ensemble_members_by == "uniform" else scores * weight
@@ -149,7 +149,7 @@ def _search_weights(
 ) -> list[float]:
     """Return the weights ``exp(-t * log_loss)`` of the members whose average has the least log loss."""
     p_label, losses = list[Float64s](), list[float]()
-    for name, member in zip(ensemble.names, ensemble.members, strict=True):
+    for name, member in zip(ensemble.names, ensemble.children, strict=True):
         with located(name):
             probs, logs = WholeRows(labels, member, settings.checks).label_logs()
         p_label.append(probs)

@@ -268,7 +268,7 @@ def _partition_stops(source: Source, sizes: Sequence[tuple[int, int]], batch: in
     kept = max((stop for stop in earlier if stop <= whole and stop % unit == 0), default=0)
     stops, start = sorted({stop for stop in earlier if 0 < stop <= kept}), kept
     # Partitions of whole batches if these are whole stored chunks, otherwise of whole stored chunks.
-    chunk = source.row_chunk or 1
+    chunk = source.facts.row_chunk or 1
     for limit, rows in sizes:
         whole_unit = chunk if batch % chunk and chunk <= rows else batch
         for last in (min(whole, limit), limit):

@@ -30,8 +30,7 @@ from labelsieve.job.partition import Batches, Block, PartitionWork, RowRange
 from labelsieve.job.settings import JobSettings
 from labelsieve.results.store import check_output
 from labelsieve.sources.arrays import ArraySource, read_narrowed
-from labelsieve.sources.composite import Folds, softmax_blocks
-from labelsieve.sources.ensemble import Ensemble
+from labelsieve.sources.composite import Ensemble, Folds, softmax_blocks
 from labelsieve.sources.objects import RETRIES, retry
 from labelsieve.sources.open import Opened, check_axes, check_lengths, open_labels, open_pred_probs, where_is
 from labelsieve.sources.places import are_places
@@ -175,7 +174,9 @@ class Inputs:
     @property
     def in_memory(self) -> bool:
         """Whether labels or probabilities are an array in this process."""
-        return any(source is not None and source.in_memory for source in (self.labels_source, self.pred_probs_source))
+        return any(
+            source is not None and source.facts.in_memory for source in (self.labels_source, self.pred_probs_source)
+        )
 
     def need(self, settings: Settings, rule: Filter | None = None) -> memory.Need:
         """Return the terms of the memory formula; `rule` is the filter, if not that of the settings."""
@@ -186,13 +187,13 @@ class Inputs:
             batch_bytes = self.grid.largest_partition * row_bytes
         else:
             # A stored chunk is decoded whole, even if it is read in pieces.
-            stored_rows = max(batch_rows, min(probs.row_chunk or 0, self.grid.n_rows))
-            batch_bytes = 0 if probs.in_pieces else stored_rows * row_bytes
+            stored_rows = max(batch_rows, min(probs.facts.row_chunk or 0, self.grid.n_rows))
+            batch_bytes = 0 if probs.facts.in_pieces else stored_rows * row_bytes
         if not labels:
             batch_bytes += batch_rows * self.opened_labels.dtype.itemsize
-        elif labels.row_chunk and not self.labels_first:
+        elif labels.facts.row_chunk and not self.labels_first:
             # A strip, and a stored chunk that it cuts.
-            batch_bytes += min(MAX_STRIP_ROWS + labels.row_chunk, self.grid.n_rows) * max(
+            batch_bytes += min(MAX_STRIP_ROWS + labels.facts.row_chunk, self.grid.n_rows) * max(
                 labels.row_bytes, labels.read_row_bytes
             )
         return memory.Need(
@@ -202,7 +203,9 @@ class Inputs:
             settings,
             n_partitions=self.grid.n_partitions,
             batch_bytes=batch_bytes,
-            ahead_bytes=sum(source.prefetch_bytes + source.decoding_bytes for source in (probs, labels) if source),
+            ahead_bytes=sum(
+                source.facts.prefetch_bytes + source.facts.decoding_bytes for source in (probs, labels) if source
+            ),
             held_bytes=self.held_bytes,
             rule=rule,
         )
@@ -226,7 +229,7 @@ class Inputs:
             if not isinstance(opened, Source):
                 columns.append(self._array(opened))
                 continue
-            if not opened.in_memory:
+            if not opened.facts.in_memory:
                 columns.append(RowRanges(opened, self.grid))
                 continue
             n_bytes = opened.n_rows * opened.read_row_bytes
@@ -251,7 +254,7 @@ class Inputs:
     def reachability(self) -> Callable[[], None]:
         """Return a check for workers, which raises if they cannot open an input. Arrays in memory are not checked."""
         sources = (self.labels_source, self.pred_probs_source)
-        return partial(_check_reachable, [s for s in sources if s is not None and not s.in_memory])
+        return partial(_check_reachable, [s for s in sources if s is not None and not s.facts.in_memory])
 
 
 def map_partitions(inputs: Inputs, function: Callable[..., Any]) -> list[Any]:
@@ -279,7 +282,7 @@ def rows_of(source: Source, start: int, stop: int) -> RowRange | Block:
 
 def forkable(*opened: Opened) -> bool:
     """Return whether forked processes can read all of these inputs."""
-    return all(isinstance(one, Source) and one.forkable for one in opened)
+    return all(isinstance(one, Source) and one.facts.forkable for one in opened)
 
 
 def kept_bytes(inputs: Inputs, executor: Executor) -> int:
@@ -354,18 +357,18 @@ def plan_source_grid(
         grid = plan_grid(
             source.n_rows,
             source.row_bytes,
-            source.row_chunk,
+            source.facts.row_chunk,
             n_threads,
             limit,
             batch_size=batch_size,
             partition_batches=partition_batches,
             min_batch_bytes=min_batch_bytes,
-            remote=source.prefetch_bytes > 0,
+            remote=source.facts.prefetch_bytes > 0,
         )
         need = Inputs(source, source, grid).need(Settings())
-        smallest = grid.largest_batch <= (source.row_chunk or 1)
+        smallest = grid.largest_batch <= (source.facts.row_chunk or 1)
         fits = need.in_process(executor.n_threads, stored=True, base=executor.base_bytes) <= executor.limit
-        if batch_size != "auto" or source.in_pieces or smallest or fits:
+        if batch_size != "auto" or source.facts.in_pieces or smallest or fits:
             return grid if source.row_edges is None else _on_edges(source, grid, whole_strips=batch_size == "auto")
         limit = limit * 3 // 4
 
@@ -679,7 +682,7 @@ def open_inputs(
         return Inputs(opened_labels, opened, planned, ignored=ignored)
     # The labels in the smallest dtype, and the stored chunk that is being decoded.
     held = opened_labels.n_rows * label_dtype(opened.shape[1], ignored).itemsize
-    held += min(opened_labels.row_chunk or 0, opened_labels.n_rows) * opened_labels.dtype.itemsize
+    held += min(opened_labels.facts.row_chunk or 0, opened_labels.n_rows) * opened_labels.dtype.itemsize
     inputs = Inputs(opened_labels, opened, planned, held_bytes=held, labels_first=True, ignored=ignored)
     return inputs.read_labels() if read else inputs
 
@@ -693,7 +696,7 @@ def _reads_first(labels: Opened, grid: partitioning.Grid, executor: Executor, n_
 
 
 def _warn_if_read_in_pieces(source: Source, grid: partitioning.Grid, n_threads: int) -> None:
-    stored, partition_rows = min(source.row_chunk or 0, source.n_rows), grid.largest_partition
+    stored, partition_rows = min(source.facts.row_chunk or 0, source.n_rows), grid.largest_partition
     if stored > partition_rows:
         warn(
             f"a stored chunk of {stored:,} rows takes {stored * source.row_bytes / 1e9:.1f} GB, too much for "
@@ -705,7 +708,7 @@ def _warn_if_read_in_pieces(source: Source, grid: partitioning.Grid, n_threads: 
 def _cuts(grid: partitioning.Grid, labels: Source) -> bool:
     """Return whether the labels of some rows would be decoded again for the next batch or partition."""
     if labels.row_edges is None:
-        return bool(labels.row_chunk and _is_cut(labels.row_chunk, grid))
+        return bool(labels.facts.row_chunk and _is_cut(labels.facts.row_chunk, grid))
     edges = set(labels.row_edges.tolist())
     return any(grid.bounds(index)[1] not in edges for index in range(grid.n_partitions))
 
@@ -713,7 +716,7 @@ def _cuts(grid: partitioning.Grid, labels: Source) -> bool:
 def _stored_rows(source: Source) -> int:
     """Return the largest number of rows that are decoded together."""
     edges = source.row_edges
-    return source.row_chunk or 0 if edges is None else int(np.diff(edges, prepend=0).max())
+    return source.facts.row_chunk or 0 if edges is None else int(np.diff(edges, prepend=0).max())
 
 
 def _is_cut(row_chunk: int, grid: partitioning.Grid) -> bool:

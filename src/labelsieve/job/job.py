@@ -62,7 +62,7 @@ from labelsieve.results.result import IssueParts, RunFacts, check_class_names, l
 from labelsieve.results.store import ISSUE_BYTES, Stage, StoredScores, run_rows, staged
 from labelsieve.results.units import Layout
 from labelsieve.sources.arrays import ArraySource
-from labelsieve.sources.ensemble import EnsembleSource
+from labelsieve.sources.composite import EnsembleSource
 from labelsieve.sources.names import (
     FloatTable,
     NameTable,

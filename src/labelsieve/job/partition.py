@@ -238,7 +238,7 @@ class _BatchReader:
 
     def read(self, start: int, stop: int) -> Block:
         """Return rows ``[start, stop)`` of one batch."""
-        if self._source.in_pieces:
+        if self._source.facts.in_pieces:
             return self._read(start, stop)
         if not self._first <= start < self._first + len(self._held):
             self._first, end = next(batch for batch in self._ranges if batch[0] <= start < batch[1])

@@ -66,7 +66,7 @@ def check_cluster(executor: ClusterExecutor, inputs: Inputs, folders: Mapping[st
         on_s3 = any(re.search(r"\bs3a?://", place) for place in places)
         yield from _check_clocks(executor, workers, on_s3=on_s3)
     for name, source in (("labels", inputs.labels_source), ("pred_probs", inputs.pred_probs_source)):
-        if source is not None and not source.in_memory:
+        if source is not None and not source.facts.in_memory:
             read = partial(_read, source, *inputs.grid.ranges(0)[0])
             yield from _failures(executor, workers, read, f"cannot read {name} ({source.where})")
     for name, folder in folders.items():
@@ -126,7 +126,7 @@ async def _failure(check: Callable[[], None], patience: float) -> str:
 def _read(source: Source, start: int, stop: int) -> None:
     """Read rows ``[start, stop)`` in pieces."""
     source.reachable()
-    step = source.row_chunk or max(1, _PIECE_BYTES // source.row_bytes)
+    step = source.facts.row_chunk or max(1, _PIECE_BYTES // source.row_bytes)
     rows: Any
     with source.open_raw(start, stop) as rows:
         for first in range(start, stop, step):
@@ -343,9 +343,9 @@ def _process_bytes(
 def _decoding_note(inputs: Inputs) -> str:
     """Return what has to be decoded together, if that is most of the memory that a thread takes; "" otherwise."""
     source = inputs.pred_probs_source
-    if source is None or source.decoding_bytes < _LARGE_DECODING * STRIP_BYTES:
+    if source is None or source.facts.decoding_bytes < _LARGE_DECODING * STRIP_BYTES:
         return ""
-    return f" ({source.decoding_note})"
+    return f" ({source.facts.decoding_note})"
 
 
 def _refuse(need: memory.Need, executor: Executor, n_forks: int, note: str, *, stored: bool) -> None:
@@ -371,12 +371,12 @@ def _refuse(need: memory.Need, executor: Executor, n_forks: int, note: str, *, s
 def _decoded_rows(inputs: Inputs) -> int:
     """Return the number of rows that one read decodes, which counts rows again if partitions cut stored chunks."""
     source, grid = inputs.pred_probs_source, inputs.grid
-    if source is None or source.in_pieces or not source.row_chunk:
+    if source is None or source.facts.in_pieces or not source.facts.row_chunk:
         return grid.n_rows
     stops = np.cumsum(grid.partition_rows, dtype=np.int64)
     starts = stops - grid.partition_rows
-    first, last = starts // source.row_chunk, -(-stops // source.row_chunk)
-    decoded = np.minimum(last * source.row_chunk, grid.n_rows) - first * source.row_chunk
+    first, last = starts // source.facts.row_chunk, -(-stops // source.facts.row_chunk)
+    decoded = np.minimum(last * source.facts.row_chunk, grid.n_rows) - first * source.facts.row_chunk
     return int(decoded.sum())
 
 

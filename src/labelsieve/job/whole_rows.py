@@ -46,7 +46,7 @@ from labelsieve.job.scan import class_sums, read_rows
 from labelsieve.job.table import widen
 from labelsieve.job.workdir import check_versions, note_versions
 from labelsieve.options import FLOAT_TOLERANCE
-from labelsieve.sources.ensemble import EnsembleSource
+from labelsieve.sources.composite import EnsembleSource
 from labelsieve.sources.objects import RETRIES
 from labelsieve.sources.open import Opened
 
@@ -75,7 +75,7 @@ def member_accuracies(
         For bad labels, bad rows of a member, and if no member predicts a single label.
     """
     found = []
-    for name, member in zip(ensemble.names, ensemble.members, strict=True):
+    for name, member in zip(ensemble.names, ensemble.children, strict=True):
         inputs = open_inputs(labels, member, executor=executor, ignored=ignored)
         total = DaskJob(executor).reduce("accuracy", inputs.work(class_sums), combine_totals, inputs.columns(executor))
         with located(name):

@@ -33,7 +33,7 @@ from labelsieve.job.inputs import Inputs, rows_of
 from labelsieve.job.kept import KINDS, RECORD_FILE, Records, digest, record_file
 from labelsieve.job.partition import Batches, Partition
 from labelsieve.job.scan import has_same_labels, read_rows
-from labelsieve.sources.ensemble import EnsembleSource
+from labelsieve.sources.composite import EnsembleSource
 from labelsieve.sources.objects import retry
 from labelsieve.sources.open import Opened, open_any, where_is
 from labelsieve.sources.source import Source, named_ranges, row_digests
@@ -151,7 +151,7 @@ def note_versions(inputs: Sequence[Opened], attempts: int = 1, *, allow_zero_row
     for opened in inputs:
         if isinstance(opened, Source):
             retry(attempts, opened.note_version)
-            for source in opened.members if isinstance(opened, EnsembleSource) else [opened]:
+            for source in opened.children if isinstance(opened, EnsembleSource) else [opened]:
                 _report_missing(source, allow_zero_rows=allow_zero_rows)
             continue
         # Rows of a stored array of the same shape are rows of the Dask array, unless its graph changes them.
@@ -320,9 +320,9 @@ def _choose_rows(inputs: Inputs, index: int, rng: np.random.Generator) -> tuple[
         ranges = [(start, stop) for start, stop in inputs.grid.ranges(index) if start < stop]
         return ranges[rng.integers(len(ranges))] if ranges else (first, first)
     row, n_rows = int(rng.integers(first, last)), max(1, MOST_BYTES // source.row_bytes)
-    if source.row_chunk:  # stored chunks are read whole, so stay in one
-        chunk = row // source.row_chunk
-        first, last = max(first, chunk * source.row_chunk), min(last, (chunk + 1) * source.row_chunk)
+    if source.facts.row_chunk:  # stored chunks are read whole, so stay in one
+        chunk = row // source.facts.row_chunk
+        first, last = max(first, chunk * source.facts.row_chunk), min(last, (chunk + 1) * source.facts.row_chunk)
     start = min(row, max(first, last - n_rows))
     return start, min(start + n_rows, last)
 

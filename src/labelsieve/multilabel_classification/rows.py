@@ -20,11 +20,10 @@ from labelsieve.confident_learning.thresholds import ClassSums, Float64s, Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.options import PROBABILITY_TOLERANCE
 from labelsieve.sources.columns import arrow, list_items, list_lengths
-from labelsieve.sources.composite import DaskRows, DerivedSource
-from labelsieve.sources.ensemble import Ensemble, member_name
-from labelsieve.sources.open import Opened, check_tag_axes, open_any, open_pred_probs
+from labelsieve.sources.composite import DaskRows, DerivedSource, Ensemble, member_name
+from labelsieve.sources.open import Opened, check_axes, open_any, open_pred_probs
 from labelsieve.sources.places import are_places
-from labelsieve.sources.source import Rows, Source
+from labelsieve.sources.source import ReadFacts, Rows, Source
 from labelsieve.sources.tables import list_column, open_columns
 
 _LISTS: Final = (
@@ -48,9 +47,7 @@ class _RowsOfTags(DerivedSource):
         n_examples, self.n_tags = source.shape
         self.shape = (n_examples * self.n_tags,)
         self.row_bytes = self.dtype.itemsize
-        self.row_chunk = source.row_chunk and source.row_chunk * self.n_tags
-        self.request_rows = source.request_rows and source.request_rows * self.n_tags
-        self.class_columns = ()
+        self.facts, self.class_columns = source.facts.times(self.n_tags), ()
 
     @property
     def read_row_bytes(self) -> int:
@@ -96,7 +93,7 @@ class _RowsOfTags(DerivedSource):
     def read_examples(self, rows: Rows, start: int, stop: int) -> npt.NDArray[Any]:
         """Return rows ``[start, stop)``, given the open source."""
         first, last = self._examples(start, stop)
-        values = self.convert(rows.read(first, last), first).reshape(-1)
+        values = self.convert(rows.read(first, last), first, np.empty).reshape(-1)
         return values[start - first * self.n_tags : stop - first * self.n_tags]
 
     def _examples(self, start: int, stop: int) -> tuple[int, int]:
@@ -132,10 +129,10 @@ class TagProbs(_RowsOfTags):
 
     def _follow(self, source: Source) -> None:
         super()._follow(source)
-        self.forkable = False
+        self.facts = replace(self.facts, forkable=False)
         self.shape = (*self.shape, 2 * self.n_tags)
 
-    def convert(self, rows: npt.NDArray[Any], first_row: int) -> npt.NDArray[Any]:  # noqa: ARG002  # as stored
+    def convert(self, rows: npt.NDArray[Any], *_: object) -> npt.NDArray[Any]:
         """Return the probabilities."""
         return np.ascontiguousarray(rows)
 
@@ -162,13 +159,13 @@ class TagMatrix(_RowsOfTags):
 
     def _follow(self, source: Source) -> None:
         super()._follow(source)
-        self.forkable = False
+        self.facts = replace(self.facts, forkable=False)
 
     @cached_property
     def _absent(self) -> Ints:
         return np.arange(0, 2 * self.n_tags, 2).astype(self.dtype)
 
-    def convert(self, rows: npt.NDArray[Any], first_row: int) -> npt.NDArray[Any]:
+    def convert(self, rows: npt.NDArray[Any], first_row: int, *_: object) -> npt.NDArray[Any]:
         """Return the classes.
 
         Raises
@@ -200,10 +197,8 @@ class TagLists(Source):
         Tag of the first row.
     """
 
-    in_memory = True
-
     def __init__(self, positions: Int64s, n_rows: int, n_tags: int, first_tag: int = 0) -> None:
-        super().__init__((n_rows,), class_dtype(2 * n_tags))
+        super().__init__((n_rows,), class_dtype(2 * n_tags), ReadFacts(in_memory=True))
         self._positions, self._n_tags, self._first_tag = positions, n_tags, first_tag
 
     @property
@@ -257,7 +252,7 @@ class CheckedTags(DerivedSource):
         super().__init__(source, source.dtype)
         self._name = name
 
-    def convert(self, rows: npt.NDArray[Any], first_row: int) -> npt.NDArray[Any]:
+    def convert(self, rows: npt.NDArray[Any], first_row: int, *_: object) -> npt.NDArray[Any]:
         """Return the rows as they are.
 
         Raises
@@ -287,7 +282,7 @@ class SigmoidSource(DerivedSource):
     def __init__(self, source: Source) -> None:
         super().__init__(source, np.float64)
 
-    def convert(self, rows: npt.NDArray[Any], first_row: int) -> npt.NDArray[Any]:  # noqa: ARG002  # value by value
+    def convert(self, rows: npt.NDArray[Any], *_: object) -> npt.NDArray[Any]:
         """Return ``1 / (1 + exp(-x))``, computed so that nothing overflows."""
         return sigmoid(rows)
 
@@ -524,7 +519,7 @@ def open_tags(
         if of_table is not None:
             _, pred_probs, ids = open_columns(data, None, pred_probs, ids)
     for member in pred_probs.members if isinstance(pred_probs, Ensemble) else [pred_probs]:
-        check_tag_axes(labels, member, names, ids)
+        check_axes(labels, member, names, ids, of_tags=True)
     opened = _open_probs(pred_probs, dtype, from_logits=from_logits)
     n_examples, n_tags = opened.shape
     if not n_examples:

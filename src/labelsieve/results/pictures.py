@@ -24,7 +24,7 @@ from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependen
 from labelsieve.sources.names import read_lines
 from labelsieve.sources.objects import ObjectStore
 from labelsieve.sources.open import open_any
-from labelsieve.sources.places import SHARD_SUFFIXES, is_pattern, local_path, url_beside
+from labelsieve.sources.places import FORMATS, is_pattern, local_path, url_beside
 from labelsieve.sources.source import natural_key
 from labelsieve.storage.remote import check_place, is_web, without_query
 
@@ -298,7 +298,7 @@ def _places_of(images: Any) -> list[str] | None:
             )
     places = [check_place("images", one) for one in images]
     # Shards of one array.
-    return None if without_query(places[0]).endswith(SHARD_SUFFIXES) else places
+    return None if without_query(places[0]).endswith(tuple(FORMATS)) else places
 
 
 def _named_places(place: str) -> list[str] | None:

@@ -42,7 +42,7 @@ from labelsieve.sources.names import is_missing
 from labelsieve.sources.npy import ARCHIVE_SUFFIXES, NpySource, split_member
 from labelsieve.sources.places import are_places, is_pattern, local_path, open_place, open_places
 from labelsieve.sources.source import Source
-from labelsieve.sources.zarr import ZarrSource, is_zarr_folder, local_folder
+from labelsieve.sources.zarr import ZarrSource, is_zarr_folder
 from labelsieve.storage.remote import check_place, without_query
 from labelsieve.token_classification.rows import depth_of, join_labels
 
@@ -334,14 +334,14 @@ class SourceLabels(LabelFile):
                 changed = within(rows, start, len(block))
                 if changed.stop > changed.start:
                     # The memory may be the user's, or a file's.
-                    block = block.astype(dtype, copy=self.source.in_memory or not block.flags.writeable)
+                    block = block.astype(dtype, copy=self.source.facts.in_memory or not block.flags.writeable)
                     block[rows[changed] - start] = values[changed]
                 yield start, block.astype(dtype, copy=False)
 
 
 def is_file_of(source: Source, path: Path) -> bool:
     """Return whether a path is a file that a source reads: the array itself, one of its shards, or its archive."""
-    sources = source.shards if isinstance(source, ShardsSource) else (source,)
+    sources = source.children if isinstance(source, ShardsSource) else (source,)
     files = [Path(place) for one in sources if (place := local_path(split_member(one.where)[0])) is not None]
     return any(file.exists() and path.samefile(file) for file in files)
 
@@ -1204,7 +1204,7 @@ def open_label_file(
         For another kind of object.
     """
     if type(labels).__module__.partition(".")[0] == "zarr" and hasattr(labels, "chunks"):
-        labels = local_folder(labels) or labels[...]
+        labels = ZarrSource(labels).folder or labels[...]
     opener = _Opener(task, tags, of_result=of_result)
     if _are_shards(labels):
         files = image_files("labels", labels)

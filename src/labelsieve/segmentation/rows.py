@@ -7,8 +7,8 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,12 +20,20 @@ from labelsieve.confident_learning.summarize import PlaneSummarizer
 from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError, UnreadableDataError
 from labelsieve.options import PROBABILITY_TOLERANCE
 from labelsieve.sources.arrays import ArraySource
-from labelsieve.sources.composite import Folds, ShardsSource, WrappedSource
-from labelsieve.sources.ensemble import Ensemble, check_members, member_name
+from labelsieve.sources.composite import Ensemble, Folds, ShardsSource, WrappedSource, check_members, member_name
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.open import Opened, open_any
 from labelsieve.sources.places import are_places, is_pattern, local_path, open_all, open_place, open_places
-from labelsieve.sources.source import FileSource, FileVersion, MissingRows, Rows, Source, natural_key, read_into
+from labelsieve.sources.source import (
+    FileSource,
+    FileVersion,
+    MissingRows,
+    ReadFacts,
+    Rows,
+    Source,
+    natural_key,
+    read_into,
+)
 from labelsieve.sources.zarr import ZarrSource, chunk_decoder
 
 if TYPE_CHECKING:
@@ -54,11 +62,11 @@ class ImageFileSource(FileSource):
     path: Path
 
     def __init__(self, path: Path, height: int, width: int, dtype: np.dtype[Any], version: FileVersion) -> None:
-        super().__init__((height * width,), dtype, height * width)
-        self.path, self.height, self.width, self.version = path, height, width, version
-        self.is_encoded = True
         # The decoded image, and what is read from it.
-        self.decoding_bytes, self.decoding_note = 2 * height * width * dtype.itemsize, "a mask"
+        held = 2 * height * width * dtype.itemsize
+        facts = ReadFacts(height * width, is_encoded=True, decoding_bytes=held, decoding_note="a mask")
+        super().__init__((height * width,), dtype, facts)
+        self.path, self.height, self.width, self.version = path, height, width, version
 
     @classmethod
     def from_path(cls, name: str, path: Path) -> ImageFileSource:
@@ -73,7 +81,7 @@ class ImageFileSource(FileSource):
         """
         image_module = pillow()
         try:
-            version = FileVersion.of(path.stat())
+            version = FileVersion.of(path)
             with image_module.open(path) as image:
                 (width, height), mode = image.size, image.mode
         except FileNotFoundError:
@@ -215,9 +223,9 @@ class OneImage(WrappedSource):
 
     def _follow(self, source: Source) -> None:
         super()._follow(source)
-        self.row_chunk, self.forkable, self.request_rows = None, False, None
         # The whole array is read for one row.
-        self.decoding_bytes += source.row_bytes * min(source.row_chunk or 0, source.n_rows)
+        held = source.facts.decoding_bytes + source.row_bytes * min(source.facts.row_chunk or 0, source.n_rows)
+        self.facts = replace(source.facts, row_chunk=None, forkable=False, decoding_bytes=held)
 
     @classmethod
     def of(cls, source: Source) -> Source:
@@ -278,14 +286,13 @@ class PixelSource(WrappedSource):
     def _follow(self, source: Source) -> None:
         super()._follow(source)
         self.shape = (source.n_rows * self.image_rows, *self.classes)
-        self.row_chunk = source.row_chunk and source.row_chunk * self.image_rows
-        self.request_rows = source.request_rows and source.request_rows * self.image_rows
         # Any part of the images that are held costs nothing.
-        self.in_pieces = True
+        self.facts = replace(source.facts.times(self.image_rows), in_pieces=True)
         if not self.reads_planes:
             held = self.held_images * source.row_bytes
-            self.decoding_bytes = source.decoding_bytes + held * _copies(source)
-            self.decoding_note = source.decoding_note or f"images of {source.row_bytes / 1e6:,.3g} MB"
+            note = source.facts.decoding_note or f"images of {source.row_bytes / 1e6:,.3g} MB"
+            n_bytes = source.facts.decoding_bytes + held * _copies(source)
+            self.facts = replace(self.facts, decoding_bytes=n_bytes, decoding_note=note)
 
     @property
     def image_rows(self) -> int:
@@ -301,7 +308,7 @@ class PixelSource(WrappedSource):
     @property
     def held_images(self) -> int:
         """Number of images that are read together: those of whole stored chunks."""
-        chunk = min(self.source.row_chunk or 1, self.source.n_rows)
+        chunk = min(self.source.facts.row_chunk or 1, self.source.n_rows)
         return chunk * max(1, _READ_BYTES // max(1, chunk * self.source.row_bytes))
 
     def parameters(self) -> dict[str, Any]:
@@ -366,13 +373,6 @@ class PixelSource(WrappedSource):
         first, last = self._images_of(start, self.n_rows if stop is None else stop)
         return _HeldPixels(self, self.source.open(first, None if stop is None else last), last)
 
-    def open_stored(self, start: int, stop: int, count: Callable[[int], object]) -> Rows:
-        """Open to read the stored bytes alone."""
-        if self.reads_planes:
-            return self.open_raw(start, stop)
-        first, last = self._images_of(start, stop)
-        return _HeldPixels(self, self.source.open_stored(first, last, count), last)
-
     def _images_of(self, start: int, stop: int) -> tuple[int, int]:
         """Return the range of images that hold pixels ``[start, stop)``."""
         return start // self.image_rows, -(-stop // self.image_rows)
@@ -380,7 +380,7 @@ class PixelSource(WrappedSource):
 
 def _copies(images: Source) -> int:
     """Return the number of copies of images that a thread holds while it decodes them."""
-    if not images.is_encoded:
+    if not images.facts.is_encoded:
         return 1
     if not isinstance(images, ZarrSource):
         return _OTHER_COPIES
@@ -509,7 +509,7 @@ class _HeldPixels(_Pixels):
     def __init__(self, source: PixelSource, rows: Rows, stop: int) -> None:
         super().__init__(source)
         self._rows, self._stop = rows, stop
-        self._chunk, self._step = min(source.source.row_chunk or 1, source.source.n_rows), source.held_images
+        self._chunk, self._step = min(source.source.facts.row_chunk or 1, source.source.n_rows), source.held_images
         self._n_images = source.source.n_rows
         self._first, self._images = 0, np.empty((0, self._n_planes, self._image_rows), source.dtype)
 
@@ -719,7 +719,7 @@ def _opened_arrays(name: str, data: Any) -> tuple[list[Opened], bool]:
     if isinstance(data, str | os.PathLike) or (isinstance(data, list | tuple) and data and are_places(data)):
         one = isinstance(data, str | os.PathLike)
         found = open_place(name, data, _separate) if one else open_places(name, data, _separate)  # type: ignore[arg-type]
-        arrays = list(found.shards) if type(found) is _Separate else [found]
+        arrays = list(found.children) if type(found) is _Separate else [found]
         return [_with_images(name, array, n_axes, array.where) for array in arrays], True
     if isinstance(data, list | tuple):
         if not data:
@@ -805,7 +805,7 @@ def _joined(name: str, rows: Sequence[Any], where: str) -> Any:
     if len(rows) == 1:
         return rows[0]
     if all(isinstance(one, Source) for one in rows):
-        if all(isinstance(one, ArraySource | PixelSource) and one.in_memory for one in rows):
+        if all(isinstance(one, ArraySource | PixelSource) and one.facts.in_memory for one in rows):
             where = f"{len(rows):,} arrays in memory"
         columns = {one.shape[1:] for one in rows}
         # The number of classes is compared later, with the other sizes.

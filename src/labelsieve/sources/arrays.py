@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -16,14 +15,12 @@ from labelsieve.confident_learning.summarize import label_column
 from labelsieve.confident_learning.thresholds import Floats, label_dtype
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.composite import Bfloat16Source, refuse_narrow, widened_bits
-from labelsieve.sources.source import Rows, Source
+from labelsieve.sources.source import ReadFacts, Rows, Source
 
 _NESTED: Final = (
     "labels is a list of lists: for rows with several labels call "
     "labelsieve.multilabel_classification.find_label_issues"
 )
-# Rows of labels that are read at a time where any number of them may be.
-_ROWS_AT_A_TIME: Final = 1 << 16
 # How to convert labels that are names. Only the user knows the number of each: the columns have an order.
 MAP_STRINGS: Final = (
     "map them to the columns of pred_probs, with class_names in the order of these columns: "
@@ -42,11 +39,8 @@ class ArraySource(Source):
         Only read.
     """
 
-    forkable = True
-    in_memory = True
-
     def __init__(self, array: npt.NDArray[Any]) -> None:
-        super().__init__(array.shape, array.dtype)
+        super().__init__(array.shape, array.dtype, ReadFacts(in_memory=True, forkable=True))
         self.array = array
 
     @property
@@ -101,7 +95,7 @@ def read_narrowed(labels: Source, n_classes: int, ignored: int | None = None) ->
     ignored : int or None
         The value in `read` that says that a row has no label.
     """
-    narrow, step = np.empty(labels.n_rows, label_dtype(n_classes, ignored)), labels.row_chunk or _ROWS_AT_A_TIME
+    narrow, step = np.empty(labels.n_rows, label_dtype(n_classes, ignored)), labels.facts.row_chunk or 1 << 16
     with labels.open() as opened:
         for start in range(0, labels.n_rows, step):
             chunk = opened.read(start, min(start + step, labels.n_rows))
@@ -130,7 +124,8 @@ def in_memory(name: str, data: Any) -> npt.NDArray[Any]:
         For an object that is not an array.
     """
     kind = type(data)
-    if kind.__module__.partition(".")[0] == "pandas":
+    package = kind.__module__.partition(".")[0]
+    if package == "pandas":
         return _from_pandas(name, data)
     if isinstance(data, np.ma.MaskedArray):
         n_masked = int(np.count_nonzero(np.ma.getmaskarray(data)))
@@ -139,9 +134,16 @@ def in_memory(name: str, data: Any) -> npt.NDArray[Any]:
                 f"{name} is a masked array with {n_masked:,} masked values: drop or fill them first"
             )
         return np.asarray(data.data)
+    nested = _NESTED if name == "labels" else f"{name} is a list whose rows differ in length"
     if isinstance(data, list | tuple | range):
-        return _from_sequence(name, data)
-    if kind.__module__.partition(".")[0] == "dask":
+        try:
+            array = np.asarray(data, None if data else np.int64)
+        except ValueError as error:
+            raise InvalidInputError(nested) from error
+        if name == "labels" and array.ndim > 1:
+            raise InvalidInputError(nested)
+        return _without_objects(name, array)
+    if package == "dask":
         raise InputTypeError(f"{name} is a Dask {kind.__name__}: give its .to_dask_array(lengths=True)")
     wrong = InputTypeError(f"{name} must be an array, a list or a path to a .npy or .zarr file; not {kind.__name__}")
     if isinstance(data, str | bytes | dict | set) or not (isinstance(data, np.ndarray) or hasattr(data, "__array__")):
@@ -150,13 +152,14 @@ def in_memory(name: str, data: Any) -> npt.NDArray[Any]:
         array = np.asarray(data)
     except (TypeError, ValueError, RuntimeError) as error:  # what __array__ of other packages raises
         raise wrong from error
-    if array.dtype == object and name == "labels":
-        _refuse_objects(array.ravel().tolist())
-    return array
+    return _without_objects(name, array)
 
 
-def _refuse_objects(labels: list[Any]) -> None:
-    """Raise for labels that are Python objects, by what they are."""
+def _without_objects(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return an array as it is; raise for labels that are Python objects, by what they are."""
+    if array.dtype != object or name != "labels":
+        return array
+    labels = array.ravel().tolist()
     if any(isinstance(item, list | tuple | set | np.ndarray) for item in labels):
         raise InvalidInputError(_NESTED)
     _refuse_missing(sum(item is None or (isinstance(item, float) and math.isnan(item)) for item in labels))
@@ -167,19 +170,6 @@ def _refuse_objects(labels: list[Any]) -> None:
 def _refuse_missing(n: int) -> None:
     if n:
         raise InvalidInputError(f"labels has {n:,} missing values: drop these rows or label them")
-
-
-def _from_sequence(name: str, data: Sequence[Any]) -> npt.NDArray[Any]:
-    try:
-        array = np.asarray(data, None if data else np.int64)
-    except ValueError as error:
-        wrong = _NESTED if name == "labels" else f"{name} is a list whose rows differ in length"
-        raise InvalidInputError(wrong) from error
-    if name == "labels" and array.ndim > 1:
-        raise InvalidInputError(_NESTED)
-    if name == "labels" and array.dtype == object:
-        _refuse_objects(array.tolist())
-    return array
 
 
 def _from_pandas(name: str, data: Any) -> npt.NDArray[Any]:
@@ -236,20 +226,17 @@ def open_tensor(name: str, tensor: Any) -> Source:
     InvalidInputError
         For values in float8 and the like.
     """
-    tensor = without_gradient(tensor)
-    dtype = str(getattr(tensor, "dtype", "")).rpartition(".")[2]
-    refuse_narrow(name, dtype)
+    refuse_narrow(name, str(getattr(tensor, "dtype", "")).rpartition(".")[2])
     if is_on_device(tensor):
         _LOGGER.info("%s is on %s, and is copied to the memory of this process", name, getattr(tensor, "device", ""))
-        tensor = to_host(tensor)
-    if dtype == "bfloat16":
-        bits = as_bits(tensor)
-        if bits is not None:
-            return Bfloat16Source(ArraySource(bits))
-    if hasattr(tensor, "__array__"):
-        return ArraySource(in_memory(name, tensor))
+    found = _without_device(tensor)
+    bits = as_bits(found)
+    if bits is not None:
+        return Bfloat16Source(ArraySource(bits))
+    if hasattr(found, "__array__"):
+        return ArraySource(in_memory(name, found))
     try:
-        return ArraySource(np.from_dlpack(tensor))
+        return ArraySource(np.from_dlpack(found))
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise InputTypeError(f"{name} is a {type(tensor).__name__} that NumPy cannot take: {error}") from error
 
@@ -281,11 +268,6 @@ class Bfloat16Rows:
         return widened_bits(self._bits[rows])
 
 
-def without_gradient(array: Any) -> Any:
-    """Return an array that records no operations: PyTorch gives no memory that has gradients."""
-    return array.detach() if hasattr(array, "detach") else array
-
-
 def on_host(name: str, array: Any) -> Any:
     """Return an array of any library in the processor's memory, without a copy where it is there already.
 
@@ -303,21 +285,21 @@ def on_host(name: str, array: Any) -> Any:
     """
     if type(array) is np.ndarray and array.dtype.kind in "fiu":  # at once: batches may be small
         return array
-    array = without_gradient(array)
-    if is_on_device(array):
-        array = to_host(array)
-    if "bfloat16" in str(getattr(array, "dtype", "")):
-        bits = as_bits(array)
-        if bits is not None:
-            return Bfloat16Rows(bits)
+    array = _without_device(array)
+    bits = as_bits(array)
+    if bits is not None:
+        return Bfloat16Rows(bits)
     # A masked array has missing values, which are an error.
     is_plain = isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray)
     found = array if is_plain else in_memory(name, array)
     return Bfloat16Rows(found.view(np.uint16)) if found.dtype.name == "bfloat16" else found
 
 
-def to_host(array: Any) -> Any:
-    """Copy an array from its device."""
+def _without_device(array: Any) -> Any:
+    """Return an array in the processor's memory; without gradients, with which PyTorch gives no memory."""
+    array = array.detach() if hasattr(array, "detach") else array
+    if not is_on_device(array):
+        return array
     library = type(array).__module__.partition(".")[0]
     if library == "cupy":
         return array.get()
@@ -333,9 +315,9 @@ def to_host(array: Any) -> Any:
 
 
 def as_bits(array: Any) -> npt.NDArray[np.uint16] | None:
-    """Return the bits of a bfloat16 array that NumPy cannot take; None for one that knows NumPy's own type of it."""
+    """Return the bits of a bfloat16 tensor of PyTorch, which NumPy cannot take; None for other arrays."""
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(array, torch.Tensor):
-        bits: npt.NDArray[np.uint16] = np.asarray(array.view(torch.int16)).view(np.uint16)
-        return bits
-    return None
+    if torch is None or not isinstance(array, torch.Tensor) or "bfloat16" not in str(array.dtype):
+        return None
+    bits: npt.NDArray[np.uint16] = np.asarray(array.view(torch.int16)).view(np.uint16)
+    return bits

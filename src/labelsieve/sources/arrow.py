@@ -25,7 +25,7 @@ from labelsieve.sources.columns import (
     in_one_line,
     reading,
 )
-from labelsieve.sources.source import Rows, Source
+from labelsieve.sources.source import ReadFacts, Rows, Source
 
 # Rows whose values are hashed at a time.
 _DIGEST_ROWS: Final = 1 << 14
@@ -86,13 +86,12 @@ class BatchesSource(Source):
         Number of the first row in the table of the user, for messages.
     """
 
-    in_memory = True
-
     def __init__(self, batches: Sequence[Any], columns: Columns, first_row: int = 0) -> None:
         self._batches, self.columns, self._first_row = [batch for batch in batches if len(batch)], columns, first_row
         self._ends = np.array(list(itertools.accumulate(map(len, self._batches))), np.int64)
         self.class_columns = columns.class_columns
-        super().__init__((int(self._ends[-1]) if len(self._ends) else 0, *columns.shape), columns.dtype)
+        shape = (int(self._ends[-1]) if len(self._ends) else 0, *columns.shape)
+        super().__init__(shape, columns.dtype, ReadFacts(in_memory=True))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A slice of a record batch would pickle with all of its buffers.
@@ -243,19 +242,16 @@ class ArrowFileSource(TableFileSource):
         self, file: LocalTableFile, columns: Columns, batch_rows: list[int], *, is_stream: bool, compressed: bool
     ) -> None:
         super().__init__(file, columns, batch_rows)
-        self.is_stream, self.is_encoded = is_stream, compressed
+        self.is_stream = is_stream
         if compressed:
             largest = max(batch_rows) * self.row_bytes
-            self.decoding_bytes = 2 * largest
-            self.decoding_note = (
-                f"record batches of {file.where} have up to {largest / 1e6:,.0f} MB in what is read, and are decoded "
-                "whole"
-            )
+            note = f"record batches of {file.where} have up to {largest / 1e6:,.0f} MB in what is read, and are decoded"
+            self.facts = ReadFacts(is_encoded=True, decoding_bytes=2 * largest, decoding_note=f"{note} whole")
 
     @property
     def row_edges(self) -> npt.NDArray[np.int64] | None:
         """The rows at which record batches end, if these are compressed."""
-        return self.ends if self.is_encoded else None
+        return self.ends if self.facts.is_encoded else None
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing is prefetched
         """Open for reading."""
@@ -274,7 +270,9 @@ class _ArrowFileRows(BatchRows):
         if index != self._index:
             source, self._loaded = self._source, None
             with reading(f"{source.where}, record batch {index:,},"):
-                self._loaded = _batch(source.file, source.is_stream, source.is_encoded, source.columns.columns, index)
+                self._loaded = _batch(
+                    source.file, source.is_stream, source.facts.is_encoded, source.columns.columns, index
+                )
             self._index = index
         return self._loaded
 

@@ -249,7 +249,7 @@ class LabelNames(DerivedSource):
         super().__init__(source, np.int32 if isinstance(table, NameTable) else np.int64)
         self.table, self.ignored, self.fill_value = table, table.ignored, source.fill_value
 
-    def convert(self, rows: npt.NDArray[Any], first_row: int) -> npt.NDArray[Any]:  # noqa: ARG002  # no message names a row
+    def convert(self, rows: npt.NDArray[Any], *_: object) -> npt.NDArray[Any]:
         """Return the classes of the rows."""
         return self.table.codes(rows)
 
@@ -534,7 +534,7 @@ def _pieces(opened: Opened) -> Iterator[npt.NDArray[Any]]:
         for block in opened.blocks:
             yield np.asarray(block)
         return
-    step = opened.row_chunk or _BLOCK_ROWS
+    step = opened.facts.row_chunk or _BLOCK_ROWS
     with opened.open(0, opened.n_rows) as rows:
         for start in range(0, opened.n_rows, step):
             yield rows.read(start, min(start + step, opened.n_rows))

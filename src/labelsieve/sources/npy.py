@@ -1,4 +1,7 @@
-"""``.npy`` files, read with positioned reads rather than mapped, so that no pages stay in memory."""
+"""Arrays in HDF5, ``.npy``, ``.npz`` and safetensors files, on a disk or in an object store.
+
+Files on a disk are read with positioned reads rather than mapped, so that no pages stay in memory.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,7 @@ from labelsieve.sources.source import (
     ChunkedRows,
     FileSource,
     FileVersion,
+    ReadFacts,
     Rows,
     Source,
     changed,
@@ -36,6 +40,7 @@ from labelsieve.sources.source import (
     gone,
     read_into,
 )
+from labelsieve.storage.folder import RangedFile
 from labelsieve.storage.remote import digest_of, stamp_of, version_of, without_query
 
 
@@ -51,12 +56,15 @@ class Hdf5Source(FileSource):
     path: Path
 
     def __init__(self, dataset: Any) -> None:
-        super().__init__(dataset.shape, dataset.dtype, dataset.chunks[0] if dataset.chunks else None)
-        self.in_pieces = dataset.ndim == 1  # a chunk of labels is kept while it is read in pieces
+        facts = ReadFacts(
+            dataset.chunks[0] if dataset.chunks else None,
+            in_pieces=dataset.ndim == 1,  # a chunk of labels is kept while it is read in pieces
+            is_encoded=bool(dataset.compression),
+        )
+        super().__init__(dataset.shape, dataset.dtype, facts)
         # A worker may run in another folder; a file that is only in memory has a name that is not a path.
         filename = os.fsdecode(dataset.file.filename)
         self.path = Path(filename).absolute() if Path(filename).exists() else Path(filename)
-        self.is_encoded = bool(dataset.compression)
         self.name, self._dataset = dataset.name, dataset
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,7 +100,7 @@ class Hdf5Source(FileSource):
 
 class _Hdf5Rows(ChunkedRows):
     def __init__(self, source: Hdf5Source, dataset: Any, file: Any = None) -> None:
-        super().__init__(source, source.row_chunk or 1)
+        super().__init__(source, source.facts.row_chunk or 1)
         self.dataset, self._file = dataset, file
 
     def _load(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
@@ -104,6 +112,7 @@ class _Hdf5Rows(ChunkedRows):
             self._file.close()
 
 
+MAGIC: Final = b"\x93NUMPY"
 # NumPy reads no longer headers than 10,000 bytes; most have 128.
 HEADER_BYTES: Final = 10_240
 # Python 3.11 may raise a SystemError where several threads parse literals at the same time.
@@ -133,7 +142,6 @@ class NpySource(FileSource):
         Name of the array in a file of several; "" for a file of its own.
     """
 
-    forkable = True
     path: Path
 
     def __init__(
@@ -147,24 +155,39 @@ class NpySource(FileSource):
         version: FileVersion | None = None,
         member: str = "",
     ) -> None:
-        super().__init__(shape, dtype)
-        self.version, self.member = version, member
-        self.path, self.offset, self.fortran = path, offset, fortran and len(shape) > 1
-        self.in_pieces = not self.fortran
+        self.fortran = fortran and len(shape) > 1
+        super().__init__(shape, dtype, ReadFacts(in_pieces=not self.fortran, forkable=True))
+        self.path, self.offset, self.version, self.member = path, offset, version, member
 
     @classmethod
-    def from_path(cls, name: str, path: Path) -> NpySource:
-        """Read the header of a ``.npy`` file, and compare the file's size with it."""
+    def from_path(cls, name: str, path: Path, member: str = "") -> Source:
+        """Find an array in a file by its header, and compare the file's size with it.
+
+        Parameters
+        ----------
+        name : str
+            ``labels`` or ``pred_probs``, for messages.
+        path : Path
+            The file.
+        member : str
+            Name of the array in a file of several; "" for the only one.
+        """
         try:
             with path.open("rb") as file:
-                version = FileVersion.of(os.fstat(file.fileno()))
-                head = file.read(HEADER_BYTES)
+                version = FileVersion.of(file.fileno())
+
+                def read(start: int, stop: int) -> bytes:
+                    file.seek(start)
+                    return file.read(stop - start)
+
+                found = find_array(name, str(path), read, version.size, member, is_npy=read(0, 6) == MAGIC)
         except FileNotFoundError:
             raise InvalidInputError(f"{name}: there is no file {path}") from None
         except OSError as error:
-            raise InvalidInputError(f"{name}: {path} is not a readable .npy file: {error}") from error
-        shape, fortran, dtype, offset = read_header(name, str(path), head, version.size)
-        return cls(path, shape, dtype, offset, fortran=fortran, version=version)
+            raise InvalidInputError(f"{name}: {path} cannot be opened: {error}") from error
+        facts: dict[str, Any] = {"fortran": found.fortran, "version": version, "member": found.name}
+        source = cls(path, found.shape, found.dtype, found.offset, **facts)
+        return Bfloat16Source(source) if found.is_bfloat16 else source
 
     @classmethod
     def from_memmap(cls, array: np.memmap[Any, Any]) -> NpySource | None:
@@ -216,42 +239,6 @@ class NpySource(FileSource):
 
     def _content(self) -> dict[str, Any]:
         return (super()._content() or {}) | {"offset": self.offset, "fortran": self.fortran}
-
-
-def read_header(name: str, where: str, head: bytes, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Return shape, whether columns are contiguous, dtype, and the byte at which the data begins.
-
-    Parameters
-    ----------
-    name, where : str
-        ``labels`` or ``pred_probs``, and the file, for messages.
-    head : bytes
-        The first `HEADER_BYTES` of the file, or all of a shorter one.
-    size : int
-        Bytes of the whole file, which are compared with the header.
-
-    Raises
-    ------
-    InvalidInputError
-        For a file that is not a ``.npy`` file, is cut off, or holds objects.
-    """
-    file = io.BytesIO(head)
-    try:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        with _PARSING:
-            shape, fortran, dtype = read(file)
-        if min(shape, default=0) < 0:
-            raise ValueError(f"its shape is {shape}")
-    except _BAD_HEADER as error:
-        raise InvalidInputError(f"{name}: {where} is not a readable .npy file: {error}") from error
-    if dtype.hasobject:
-        raise InvalidInputError(f"{name}: {where} holds Python objects, which are never unpickled")
-    offset = file.tell()
-    needed = offset + dtype.itemsize * math.prod(shape)
-    if size < needed:
-        raise InvalidInputError(f"{name}: {where} is cut off: {size:,} bytes, its header asks for {needed:,}")
-    return shape, fortran, dtype, offset
 
 
 def _is_mapped_file(path: Path, address: int) -> bool:
@@ -370,7 +357,7 @@ def with_member(place: str, member: str) -> str:
     return f"{place}::{member}" if member else place
 
 
-def find_member(name: str, where: str, read: Reader, size: int, member: str) -> Member:
+def find_array(name: str, where: str, read: Reader, size: int, member: str = "", *, is_npy: bool = False) -> Member:
     """Return where an array lies in a file.
 
     Parameters
@@ -383,15 +370,39 @@ def find_member(name: str, where: str, read: Reader, size: int, member: str) -> 
         Bytes of the file.
     member : str
         Name of the array; "" for the only one.
+    is_npy : bool
+        Whether it is known to be a ``.npy`` file, whatever its suffix.
 
     Raises
     ------
     InvalidInputError
         For a file that is damaged or cut off, and an array that is missing, compressed or of a dtype that is not read.
     """
-    if PurePosixPath(where).suffix.lower() == ".npz":
-        return _in_npz(name, where, read, size, member)
-    return _in_safetensors(name, where, read, size, member)
+    suffix = "" if is_npy else PurePosixPath(where).suffix.lower()
+    if suffix not in ARCHIVE_SUFFIXES:
+        return _in_npy(name, where, read, 0, size)
+    return (_in_npz if suffix == ".npz" else _in_safetensors)(name, where, read, size, member)
+
+
+def _in_npy(name: str, where: str, read: Reader, first: int, size: int, member: str = "") -> Member:
+    """Read the header of a ``.npy`` file of `size` bytes, which begins at byte `first` of what is read."""
+    file = io.BytesIO(read(first, first + max(0, min(size, HEADER_BYTES))))
+    try:
+        version = np.lib.format.read_magic(file)
+        parse = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        with _PARSING:
+            shape, fortran, dtype = parse(file)
+        if min(shape, default=0) < 0:
+            raise ValueError(f"its shape is {shape}")
+    except _BAD_HEADER as error:
+        raise InvalidInputError(f"{name}: {where} is not a readable .npy file: {error}") from error
+    if dtype.hasobject:
+        raise InvalidInputError(f"{name}: {where} holds Python objects, which are never unpickled")
+    offset = file.tell()
+    needed = offset + dtype.itemsize * math.prod(shape)
+    if size < needed:
+        raise InvalidInputError(f"{name}: {where} is cut off: {size:,} bytes, its header asks for {needed:,}")
+    return Member(member, shape, dtype, first + offset, fortran and len(shape) > 1)
 
 
 def _chosen(name: str, where: str, names: Iterable[str], member: str) -> str:
@@ -409,39 +420,10 @@ def _chosen(name: str, where: str, names: Iterable[str], member: str) -> str:
     raise InvalidInputError(f"{name}: {where} {has_no} (it has {listed}): give one, such as {where}::{close[0]}")
 
 
-class _RangedFile(io.RawIOBase):
-    """A file for `zipfile`, which reads a few ranges of it."""
-
-    def __init__(self, read: Reader, size: int) -> None:
-        super().__init__()
-        self._read, self._size, self._position = read, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = (0, self._position, self._size)[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        stop = min(self._size, self._position + len(buffer))
-        got = self._read(self._position, stop) if stop > self._position else b""
-        buffer[: len(got)] = got
-        self._position += len(got)
-        return len(got)
-
-
 def _in_npz(name: str, where: str, read: Reader, size: int, member: str) -> Member:
     try:
         # Buffered, so that the few entries behind the arrays take one request.
-        with zipfile.ZipFile(io.BufferedReader(_RangedFile(read, size), HEADER_BYTES)) as archive:
+        with zipfile.ZipFile(io.BufferedReader(RangedFile(read, size), HEADER_BYTES)) as archive:
             entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
             entry = entries[_chosen(name, where, entries, member)]
             array = entry.filename.removesuffix(".npy")
@@ -460,14 +442,7 @@ def _in_npz(name: str, where: str, read: Reader, size: int, member: str) -> Memb
         raise InvalidInputError(f"{name}: {where} is not a readable .npz archive: the header of {array} is damaged")
     _, n_name, n_extra = _LOCAL_HEADER.unpack(begin)
     first = entry.header_offset + _LOCAL_HEADER.size + n_name + n_extra
-    head = read(first, first + min(entry.file_size, HEADER_BYTES))
-    shape, dtype, offset, fortran = _header(name, shown, head, min(entry.file_size, size - first))
-    return Member(array, shape, dtype, first + offset, fortran)
-
-
-def _header(name: str, where: str, head: bytes, size: int) -> tuple[tuple[int, ...], np.dtype[Any], int, bool]:
-    shape, fortran, dtype, offset = read_header(name, where, head, size)
-    return shape, dtype, offset, fortran and len(shape) > 1
+    return _in_npy(name, shown, read, first, min(entry.file_size, size - first), array)
 
 
 def _in_safetensors(name: str, where: str, read: Reader, size: int, member: str) -> Member:
@@ -542,12 +517,10 @@ class RemoteNpySource(Source):
         self.version = version_of({"size": size, "ETag": stamp})
         self.request_rows: int = max(1, _REQUEST_BYTES // max(1, self.row_bytes))
         self.request_bytes = min(self.request_rows, max(1, self.n_rows)) * self.row_bytes
-        self.prefetch_bytes = ahead_bytes(self.request_bytes)
+        self.facts = ReadFacts(prefetch_bytes=ahead_bytes(self.request_bytes))
 
     @classmethod
-    def from_url(
-        cls, name: str, url: str, store: ObjectStore | None = None, info: dict[str, Any] | None = None
-    ) -> Source:
+    def from_url(cls, name: str, url: str, info: dict[str, Any] | None = None) -> Source:
         """Read the header of a ``.npy`` object or of an array in a file of several, and compare the size with it.
 
         Parameters
@@ -556,30 +529,24 @@ class RemoteNpySource(Source):
             ``labels`` or ``pred_probs``, for messages.
         url : str
             Where it is, with the name of the array in a file of several.
-        store : ObjectStore, optional
-            The file system, if it is open already.
         info : dict, optional
             The object's entry in a listing.
         """
         url, member = split_member(url)
-        opened, path = ObjectStore.at(url)
-        store = store or opened
+        store, path = ObjectStore.at(url)
         if not (info and (info.get("ETag") or info.get("etag"))):
             info = store.info(name, path)  # a listing may round the time of the last write
         size, where = info.get("size"), without_query(url)
         if size is None:
-            raise InvalidInputError(
-                f"{name}: the server does not report the size of {where}, which is needed to read it in parts"
-            )
+            raise InvalidInputError(f"{name}: the server does not report the size of {where}, which is read in parts")
         if info.get("partial") is False:
             raise InvalidInputError(f"{name}: the server of {where} does not send parts of a file")
-        reader = partial(read_exactly, store, path, what="its header")
-        if where.lower().endswith(ARCHIVE_SUFFIXES):
-            found = find_member(name, where, reader, size, member)
-        else:
-            shape, fortran, dtype, offset = read_header(name, where, reader(0, min(size, HEADER_BYTES)), size)
-            found = Member("", shape, dtype, offset, fortran and len(shape) > 1)
-        _check_ranges(name, with_member(where, found.name), found)
+        found = find_array(name, where, partial(read_exactly, store, path, what="its header"), size, member)
+        if found.fortran:
+            raise InvalidInputError(
+                f"{name}: {with_member(where, found.name)} is in Fortran order, where a batch of rows takes a request "
+                f"for each of {found.shape[1]:,} columns; save it with np.save(..., np.ascontiguousarray(...))"
+            )
         source = cls(url, found.shape, found.dtype, found.offset, size=size, stamp=stamp_of(info), member=found.name)
         return Bfloat16Source(source) if found.is_bfloat16 else source
 
@@ -611,15 +578,6 @@ class RemoteNpySource(Source):
             raise changed(self.where, f"its size was {self.size:,} bytes and is {info.get('size') or 0:,}")
         if stamp_of(info) != self.stamp:
             raise changed(self.where, "it was overwritten")
-
-
-def _check_ranges(name: str, where: str, found: Member) -> None:
-    """Raise if the rows of an array cannot be read by ranges."""
-    if found.fortran:
-        raise InvalidInputError(
-            f"{name}: {where} is in Fortran order, where a batch of rows takes a request for each of "
-            f"{found.shape[1]:,} columns; save it with np.save(..., np.ascontiguousarray(...))"
-        )
 
 
 def read_exactly(store: ObjectStore, path: str, start: int, stop: int, what: str, version: str = "") -> bytes:

@@ -1,7 +1,8 @@
-"""The index and columns of pandas and xarray objects, which may contradict the order of rows and classes.
+"""What users give as labels and probabilities, opened and checked; no value is read.
 
-Rows and columns are used by position. Names that contradict this are an error, since nearly every row would be reported
-as an issue otherwise. Names that do not state an order are ignored.
+Rows and columns are used by position. The index and columns of pandas and xarray objects may contradict the order of
+rows and classes, which is an error, since nearly every row would be reported as an issue otherwise. Names that do not
+state an order are ignored.
 """
 
 from __future__ import annotations
@@ -19,8 +20,16 @@ import numpy as np
 from labelsieve.errors import InputTypeError, InvalidInputError, located
 from labelsieve.options import IgnoreLabel
 from labelsieve.sources.arrays import MAP_STRINGS, ArraySource, in_memory, is_tensor, open_tensor
-from labelsieve.sources.composite import Folds, LogitsSource, open_folds, widened
-from labelsieve.sources.ensemble import Ensemble, EnsembleSource, check_members, member_name
+from labelsieve.sources.composite import (
+    Ensemble,
+    EnsembleSource,
+    Folds,
+    LogitsSource,
+    check_members,
+    member_name,
+    open_folds,
+    widened,
+)
 from labelsieve.sources.npy import Hdf5Source, NpySource
 from labelsieve.sources.places import are_places, open_place, open_places
 from labelsieve.sources.source import Source
@@ -32,11 +41,11 @@ if TYPE_CHECKING:
 
 # A column called by a number, alone or after a word.
 _NUMBERED: Final = re.compile(r"(\D*)(0|[1-9][0-9]*)")
-# The advice where no short line of code does it.
-_BY_HAND: Final = "give them in that order"
 
 
-def check_axes(labels: Any, pred_probs: Any, class_names: Any = None, ids: Any = None) -> None:
+def check_axes(
+    labels: Any, pred_probs: Any, class_names: Any = None, ids: Any = None, *, of_tags: bool = False
+) -> None:
     """Raise if the names of rows or classes are in different orders; no value is read.
 
     Parameters
@@ -46,84 +55,61 @@ def check_axes(labels: Any, pred_probs: Any, class_names: Any = None, ids: Any =
     class_names : sequence of str, optional
         The names of the classes, in order.
     ids : object, optional
-        The user's own names of rows, as given.
+        The row IDs, as given.
+    of_tags : bool
+        Whether labels are one column of lists, or a column for each tag, of which the names are compared too.
 
     Raises
     ------
     InvalidInputError
-        With the line of code that puts them in the same order.
+        Naming the first row or column that differs.
     """
-    _check_rows("labels", labels, "pred_probs", pred_probs)
-    _check_rows("ids", ids, "labels", labels)
-    _check_rows("ids", ids, "pred_probs", pred_probs)
-    _check_columns(pred_probs, class_names)
-    if isinstance(pred_probs, Source) and class_names is not None and not isinstance(class_names, str):
-        _check_class_columns(pred_probs, [str(name) for name in class_names])
-
-
-def check_tag_axes(labels: Any, pred_probs: Any, class_names: Any = None, ids: Any = None) -> None:
-    """Raise if the names of rows or tags are in different orders; no value is read.
-
-    Parameters
-    ----------
-    labels : object
-        As given: one column of lists, or a column for each tag.
-    pred_probs, class_names, ids : object
-        As of `check_axes`.
-
-    Raises
-    ------
-    InvalidInputError
-        With the line of code that puts them in the same order.
-    """
-    check_axes(labels, pred_probs, class_names, ids)
-    _check_columns(labels, class_names, "labels")
+    rows = {"labels": _index(labels, 0), "pred_probs": _index(pred_probs, 0), "ids": _index(ids, 0)}
+    for name, other in (("labels", "pred_probs"), ("ids", "labels"), ("ids", "pred_probs")):
+        if rows[name] is not None and rows[other] is not None:
+            _check_rows(name, rows[name], other, rows[other])
+    names = None
+    if class_names is not None and not isinstance(class_names, str):
+        names = [str(name) for name in class_names]
+    if isinstance(pred_probs, Source) and names is not None:
+        for found in pred_probs.class_columns:
+            if set(found) == set(names) and list(found) != names:
+                column = next(column for column, name in enumerate(found) if name != names[column])
+                raise InvalidInputError(
+                    f"the columns of pred_probs are not in the order of class_names (column {column} is "
+                    f"{found[column]!r}, class {column} is {names[column]!r}): give them in that order"
+                )
     columns = _index(pred_probs, 1)
-    if columns is not None and columns.is_unique and columns.nlevels == 1 and class_names is None:
-        _check_columns(labels, columns.tolist(), "labels", "the columns of pred_probs")
-
-
-def _package(data: Any) -> str:
-    return type(data).__module__.partition(".")[0]
+    if columns is not None:
+        _check_columns("pred_probs", columns, "class_names", names)
+    tags = _index(labels, 1) if of_tags else None
+    if tags is not None:
+        _check_columns("labels", tags, "class_names", names)
+        if columns is not None and columns.is_unique and columns.nlevels == 1 and class_names is None:
+            _check_columns("labels", tags, "the columns of pred_probs", [str(name) for name in columns])
 
 
 def _index(data: Any, axis: int) -> Any:
     """Return the pandas index of an axis; None if there is none."""
-    if _package(data) == "pandas" and hasattr(data, "iloc") and axis < data.ndim:
+    package = type(data).__module__.partition(".")[0]
+    if package == "pandas" and hasattr(data, "iloc") and axis < data.ndim:
         return data.axes[axis]
-    if _package(data) == "xarray" and axis < len(getattr(data, "dims", ())):
+    if package == "xarray" and axis < len(getattr(data, "dims", ())):
         return data.indexes.get(tuple(data.dims)[axis])
     return None
 
 
-def _written(name: str, data: Any, axis: int = 0) -> str:
-    """Return the Python expression for the index of an axis."""
-    return f"{name}.indexes[{data.dims[axis]!r}]" if _package(data) == "xarray" else f"{name}.index"
-
-
-def _chosen(name: str, data: Any, wanted: str) -> str:
-    """Return the line of code that puts rows in the order of the index `wanted`, an expression."""
-    how = f".sel({{{data.dims[0]!r}: {wanted}}})" if _package(data) == "xarray" else f".loc[{wanted}]"
-    return f"{name} = {name}{how}"
-
-
-def _only_counts(index: Any) -> bool:
-    """Return whether an index only counts the rows from 0, as the default of pandas does."""
+def _check_rows(name: str, own: Any, other_name: str, index: Any) -> None:
+    """Raise if two indexes have different rows or different orders."""
+    if len(own) != len(index) or own.nlevels != index.nlevels or own.equals(index):
+        return
     import pandas as pd  # which made the index
 
-    return bool(pd.RangeIndex(len(index)).equals(index))
-
-
-def _check_rows(name: str, data: Any, other_name: str, other: Any) -> None:
-    """Raise if both have an index, and these have different rows or different orders."""
-    own, index = _index(data, 0), _index(other, 0)
-    if own is None or index is None or len(own) != len(index) or own.nlevels != index.nlevels or own.equals(index):
-        return
     by_position = f"give both as .to_numpy() if row i of {name} does belong to row i of {other_name}"
-    uninformative = _only_counts(own) or _only_counts(index)
+    # Such as the default of pandas, which says nothing of the rows.
+    counts = [which for which, one in ((name, own), (other_name, index)) if pd.RangeIndex(len(one)).equals(one)]
     if not (own.is_unique and index.is_unique):
-        n_common = int(own.isin(index).sum())
-        if n_common and not uninformative:
+        if not counts and own.isin(index).any():
             raise InvalidInputError(
                 f"{name} and {other_name} have different indexes, in which labels are repeated, so that their rows "
                 f"cannot be matched: make the index unique, or {by_position}"
@@ -134,34 +120,22 @@ def _check_rows(name: str, data: Any, other_name: str, other: Any) -> None:
     if n_common == len(own):
         row = int(np.flatnonzero(places != np.arange(len(own)))[0])
         [here], [there] = own[row : row + 1].tolist(), index[row : row + 1].tolist()
-        line = _chosen(other_name, other, _written(name, data))
-        if name == "ids":
-            line = _chosen(name, data, _written(other_name, other))
-        text = f"{name} and {other_name} have the same index in different orders (row {row} is {here!r} in {name} and "
-        if uninformative:  # perhaps predictions for shuffled labels, in a new table
-            counted = name if _only_counts(own) else other_name
-            raise InvalidInputError(
-                f"{text}{there!r} in {other_name}), but that of {counted} only counts its rows: {by_position}, "
-                f"otherwise write {line}"
-            )
-        raise InvalidInputError(f"{text}{there!r} in {other_name}): write {line}, or {by_position}")
-    if n_common and not uninformative:
-        packages = {_package(data), _package(other)}
-        lines = {
-            "pandas": f'{name}, {other_name} = {name}.align({other_name}, join="inner", axis=0)',
-            "xarray": f'{name}, {other_name} = xarray.align({name}, {other_name}, join="inner")',
-        }
-        line = lines[packages.pop()] if len(packages) == 1 else "what keeps the rows that both have"
+        # Perhaps predictions for shuffled labels, in a new table.
+        only = f", but that of {counts[0]} only counts its rows" if counts else ""
+        raise InvalidInputError(
+            f"{name} and {other_name} have the same index in different orders (row {row} is {here!r} in {name} and "
+            f"{there!r} in {other_name}){only}: give both in the same order, or {by_position}"
+        )
+    if n_common and not counts:
         raise InvalidInputError(
             f"{name} and {other_name} are not of the same rows: only {n_common:,} of {len(own):,} index labels are in "
-            f"both. Write {line}, or {by_position}"
+            f"both: give the rows that both have, or {by_position}"
         )
 
 
-def _check_columns(pred_probs: Any, class_names: Any, what: str = "pred_probs", order: str = "class_names") -> None:
-    """Raise if the columns of `what` are classes in another order than 0..K-1 or `class_names`, called `order`."""
-    columns = _index(pred_probs, 1)
-    if columns is None or not columns.is_unique:
+def _check_columns(what: str, columns: Any, order: str, wanted: Sequence[str] | None) -> None:
+    """Raise if the columns of `what` are classes in another order than 0..K-1 or `wanted`, called `order`."""
+    if not columns.is_unique:
         return
     if columns.nlevels > 1:  # the level that distinguishes the columns
         levels = [columns.get_level_values(level) for level in range(columns.nlevels)]
@@ -170,11 +144,16 @@ def _check_columns(pred_probs: Any, class_names: Any, what: str = "pred_probs", 
             return
         [columns] = distinct
     names = columns.tolist()
-    if class_names is not None and not isinstance(class_names, str):
-        wanted = [str(name) for name in class_names]
+    if wanted is not None:
         if [str(name) for name in names] == wanted:
             return
-        _check_names(names, wanted, pred_probs, what, order)
+        places = {name: k for k, name in enumerate(wanted)}
+        for column, name in enumerate(names):
+            if places.get(str(name), column) != column:
+                raise InvalidInputError(
+                    f"the columns of {what} are not in the order of {order} (column {column} is {name!r}, which is "
+                    f"class {places[str(name)]}): give them in that order"
+                )
     numbers = _numbers(names)
     if numbers is None or numbers == sorted(numbers):
         return
@@ -182,34 +161,8 @@ def _check_columns(pred_probs: Any, class_names: Any, what: str = "pred_probs", 
         return
     place = next(place for place, number in enumerate(numbers) if number != place + min(numbers))
     raise InvalidInputError(
-        f"the columns of {what} are not in the order of the classes (column {place} is {names[place]!r}): "
-        f"{_sorted(pred_probs, names, what)}, or give {what}.to_numpy() if column k does belong to label k"
-    )
-
-
-def _check_class_columns(pred_probs: Source, wanted: Sequence[str]) -> None:
-    """Raise if columns of a table have the names of the classes in another order."""
-    for names in pred_probs.class_columns:
-        if set(names) == set(wanted) and list(names) != list(wanted):
-            column = next(column for column, name in enumerate(names) if name != wanted[column])
-            raise InvalidInputError(
-                f"the columns of pred_probs are not in the order of class_names (column {column} is {names[column]!r}, "
-                f"class {column} is {wanted[column]!r}): {_BY_HAND}"
-            )
-
-
-def _check_names(names: Sequence[Any], wanted: Sequence[str], pred_probs: Any, what: str, order: str) -> None:
-    """Raise if a column has the name of another class."""
-    places = {name: k for k, name in enumerate(wanted)}
-    wrong = [column for column, name in enumerate(names) if places.get(str(name), column) != column]
-    if not wrong:
-        return
-    column = wrong[0]
-    expression = "class_names" if order == "class_names" else "pred_probs.columns"
-    line = _selected(pred_probs, expression, what) if set(names) == set(wanted) else _BY_HAND
-    raise InvalidInputError(
-        f"the columns of {what} are not in the order of {order} (column {column} is {names[column]!r}, "
-        f"which is class {places[str(names[column])]}): {line}"
+        f"the columns of {what} are not in the order of the classes (column {place} is {names[place]!r}): give them in "
+        f"that order, or give {what}.to_numpy() if column k does belong to label k"
     )
 
 
@@ -220,25 +173,6 @@ def _numbers(names: Sequence[Any]) -> list[int] | None:
     found = [_NUMBERED.fullmatch(name) if isinstance(name, str) else None for name in names]
     words = {match and match.group(1) for match in found}
     return None if None in words or len(words) > 1 else [int(match.group(2)) for match in found if match]
-
-
-def _sorted(pred_probs: Any, names: Sequence[Any], what: str) -> str:
-    """Return the advice to sort columns by their numbers."""
-    in_xarray = _package(pred_probs) == "xarray"
-    if not isinstance(names[0], str):
-        how = f"sortby({pred_probs.dims[1]!r})" if in_xarray else "sort_index(axis=1)"
-        return f"write {what} = {what}.{how}"
-    n_letters = len(names[0].rstrip("0123456789"))
-    key = f"lambda name: int(name[{n_letters}:])" if n_letters else "int"
-    columns = f"{what}.indexes[{pred_probs.dims[1]!r}]" if in_xarray else what
-    return _selected(pred_probs, f"sorted({columns}, key={key})", what)
-
-
-def _selected(pred_probs: Any, wanted: str, what: str) -> str:
-    """Return the advice to select the columns `wanted`, an expression."""
-    if _package(pred_probs) == "xarray":
-        return f"write {what} = {what}.sel({{{pred_probs.dims[1]!r}: {wanted}}})"
-    return f"write {what} = {what}[{wanted}]" if pred_probs.columns.nlevels == 1 else _BY_HAND
 
 
 Opened: TypeAlias = "Source | da.Array"
@@ -265,7 +199,7 @@ def open_labels(labels: Any) -> Opened:
 
 def checked_labels(opened: Opened) -> Opened:
     """Return opened labels, or raise unless they are one axis of integers."""
-    if opened.ndim != 1:
+    if len(opened.shape) != 1:
         hint = ""
         if opened.ndim == 2 and opened.shape[1] > 1:
             hint = (
@@ -315,7 +249,7 @@ def open_pred_probs(
     if isinstance(pred_probs, Folds):
         return open_folds(pred_probs, open_one, partial(open_any, "rows"))
     opened: Opened = widened(open_any("pred_probs", pred_probs), dtype)
-    if opened.ndim != 2:
+    if len(opened.shape) != 2:
         raise InvalidInputError(f"pred_probs must have two axes (N, K), not shape {tuple(opened.shape)}")
     if opened.dtype.kind != "f" or opened.dtype.itemsize not in (2, 4, 8):
         hint = ""
@@ -383,14 +317,14 @@ def where_is(opened: Opened) -> str:
     return opened.where if isinstance(opened, Source) else "a Dask array"
 
 
-def open_any(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return per kind of input reads best
+def open_any(name: str, data: Any) -> Opened:  # noqa: C901, PLR0911  # a branch for each kind of input
     """Open an array of any shape and dtype, called `name` in messages."""
-    package = _package(data)
+    package = type(data).__module__.partition(".")[0]
     if package == "xarray":
         if not hasattr(data, "data"):
             raise InputTypeError(f"{name} is an xarray {type(data).__name__}: give one of its arrays")
         data = data.data
-        package = _package(data)
+        package = type(data).__module__.partition(".")[0]
     if data is None:
         raise InputTypeError(f"{name} is missing")
     if isinstance(data, str | os.PathLike):
@@ -399,8 +333,14 @@ def open_any(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return per
         return open_places(name, data)
     if isinstance(data, Source):
         return data
-    if _is_dask_array(data):
-        return _checked_dask(name, data)
+    # Without importing `dask.array`, which imports pandas: who owns such an array has imported it.
+    dask_array = sys.modules.get("dask.array")
+    if dask_array is not None and isinstance(data, dask_array.Array):
+        if any(np.isnan(size) for sizes in data.chunks for size in sizes):
+            raise InvalidInputError(
+                f"{name} is a Dask array of unknown chunk sizes: call compute_chunk_sizes() on it first"
+            )
+        return data
     if package == "zarr":
         return _open_zarr(name, data)
     if package == "h5py":
@@ -420,17 +360,3 @@ def _open_zarr(name: str, data: Any) -> Source:
         return ZarrSource(array)
     check_no_password(name, url_of(array.store.fs, array.store.path))
     return RemoteZarrSource(array)
-
-
-def _is_dask_array(data: Any) -> bool:
-    """Recognize a Dask array without importing `dask.array`, which imports pandas: its owner has imported it."""
-    dask_array = sys.modules.get("dask.array")
-    return dask_array is not None and isinstance(data, dask_array.Array)
-
-
-def _checked_dask(name: str, array: da.Array) -> da.Array:
-    if any(np.isnan(size) for sizes in array.chunks for size in sizes):
-        raise InvalidInputError(
-            f"{name} is a Dask array of unknown chunk sizes: call compute_chunk_sizes() on it first"
-        )
-    return array

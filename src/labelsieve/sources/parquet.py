@@ -36,7 +36,7 @@ from labelsieve.sources.columns import (
     reading,
 )
 from labelsieve.sources.objects import Prefetcher, ahead_bytes, n_ahead
-from labelsieve.sources.source import Rows, Source
+from labelsieve.sources.source import ReadFacts, Rows, Source
 
 # Bytes that are read at a time from a column on a disk, if there is one; several columns share 16 MB.
 _BUFFER_BYTES: Final = 1 << 20
@@ -192,7 +192,6 @@ class ParquetSource(TableFileSource):
         Number of rows that one stored row makes, on average.
     """
 
-    is_encoded = True
     stored_rows = 1
 
     def __init__(
@@ -211,18 +210,23 @@ class ParquetSource(TableFileSource):
         pages = sum(min(column.total_uncompressed_size, page) for column in sizes[largest]) if sizes else 0
         strip = min(self.n_rows, MAX_STRIP_ROWS) * self.row_bytes
         buffers = len(self.leaves) * self.buffer_bytes
-        self.decoding_bytes = 2 * pages + buffers + _DECODING_COPIES * min(strip, STRIP_BYTES)
-        if decoded:
-            self.decoding_note = (
+        note = (
+            (
                 f"row groups of {file.where} have up to {decoded[largest] / 1e6:,.0f} MB in what is read, in pages of "
                 f"{page / 1e6:,.1f} MB, of which {len(self.leaves):,} are decoded at a time"
             )
-        self.loads_groups = False
-        if file.is_remote and stored:
-            rows_of_a_group = max(1, self.n_rows // len(sizes))
-            self.request_rows = max(1, rows_of_a_group * _REQUEST_BYTES // max(1, *stored))
-            self.loads_groups = len(self.leaves) > 1 and max(stored) <= _WHOLE_GROUP_BYTES
-            self.prefetch_bytes = max(stored) if self.loads_groups else ahead_bytes(_REQUEST_BYTES)
+            if decoded
+            else ""
+        )
+        is_fetched = file.is_remote and bool(stored)
+        self.loads_groups = is_fetched and len(self.leaves) > 1 and max(stored) <= _WHOLE_GROUP_BYTES
+        ahead = max(stored) if self.loads_groups else ahead_bytes(_REQUEST_BYTES)
+        self.facts = ReadFacts(
+            is_encoded=True,
+            prefetch_bytes=ahead if is_fetched else 0,
+            decoding_bytes=2 * pages + buffers + _DECODING_COPIES * min(strip, STRIP_BYTES),
+            decoding_note=note,
+        )
 
     @property
     def buffer_bytes(self) -> int:

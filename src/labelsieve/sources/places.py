@@ -1,4 +1,7 @@
-"""Formats that are not read from a path: which suffixes they have, and the lines of Python that convert them."""
+"""What is at a path, a URL, a pattern, a folder or a list of these, and the formats of arrays that are read there.
+
+A format of arrays is an entry in `FORMATS`.
+"""
 
 from __future__ import annotations
 
@@ -8,107 +11,87 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.sources.composite import Bfloat16Source, ShardsSource
-from labelsieve.sources.npy import ARCHIVE_SUFFIXES, NpySource, RemoteNpySource, find_member, split_member, with_member
+from labelsieve.sources.composite import ShardsSource
+from labelsieve.sources.npy import MAGIC, NpySource, RemoteNpySource, split_member, with_member
 from labelsieve.sources.objects import ObjectStore
-from labelsieve.sources.source import FileVersion, Source, natural_key
+from labelsieve.sources.source import Source, natural_key
 from labelsieve.sources.zarr import METADATA_NAMES, RemoteZarrSource, ZarrSource, is_zarr_folder
 from labelsieve.storage.remote import check_place, is_url, is_web, url_of, without_query
 
+Place = str | os.PathLike[str]
+# What a store lists of an object.
+Info = dict[str, Any]
+# Joins opened shards: given `name` for messages, the shards, and where they are.
+Join = Callable[[str, Sequence[Source], str], Source]
+_T = TypeVar("_T")
 
-@dataclass(frozen=True)
-class _Format:
-    """A file format, and the expressions that read a file of it.
+
+class Format(NamedTuple):
+    """A format of arrays.
 
     Parameters
     ----------
-    called : str
-        A file of it, in words.
-    imports : str
-        What to import besides NumPy.
-    probs, labels : str
-        The expressions, with ``{path}`` for the path and ``{name}`` for the name of an array in the file.
-    note : str
-        Advice, in brackets after the sentence.
-    lazy : str
-        The line that opens a file larger than memory, with ``{column}`` for the columns of a table.
-    is_table : bool
-        Whether it is read as ``data``, with the names of its columns.
+    open_file : callable
+        Given ``labels`` or ``pred_probs`` for messages, a path, and the name of an array in it ("" for the only one),
+        returns a source.
+    open_url : callable, optional
+        Given the same of a URL, and what a store has listed of it, if anything, returns a source.
     """
 
-    called: str
-    imports: str
-    probs: str
-    labels: str
-    note: str = ""
-    lazy: str = ""
-    is_table: bool = False
+    open_file: Callable[[str, Path, str], Source]
+    open_url: Callable[[str, str, str, Info | None], Source] | None = None
 
 
-def _table(called: str, reading: str, lazy: str = "", *, is_table: bool = False) -> _Format:
-    """Return a format that pandas reads."""
-    probs, labels = f'{reading}.select_dtypes("float").to_numpy()', f'{reading}["label"].to_numpy()'
-    lazy = f"import dask.dataframe; {{name}} = {lazy}{{column}}.to_dask_array(lengths=True)" if lazy else ""
-    return _Format(called, ", pandas as pd", probs, labels, lazy=lazy, is_table=is_table)
-
-
-_TENSOR: Final = 'torch.load({path}, map_location="cpu", weights_only=True).detach()'
-_TORCH: Final = _Format(
-    "a file of torch.save, which holds a pickle, and a pickle can run any code when it is opened",
-    ", torch",
-    _TENSOR + ".float().numpy()",
-    _TENSOR + ".numpy()",
+_NPY: Final = Format(
+    NpySource.from_path, lambda name, url, member, info: RemoteNpySource.from_url(name, with_member(url, member), info)
 )
-_UNPICKLED: Final = "np.asarray(pickle.loads(pathlib.Path({path}).read_bytes()))"
-_PICKLE: Final = _Format(
-    "a pickle, which can run any code when it is opened",
-    ", pathlib, pickle",
-    _UNPICKLED,
-    _UNPICKLED,
-    "if you trust it",
+_ZARR: Final = Format(
+    lambda name, path, _: ZarrSource.from_path(name, path), lambda name, url, *_: RemoteZarrSource.from_url(name, url)
 )
-_DATASET: Final = "h5py.File({path})[{name!r}]"
-_HDF5: Final = _Format(
-    "an HDF5 file",
-    ", h5py",
-    _DATASET + "[:]",
-    _DATASET + "[:]",
-    "with the name of its dataset",
-    "import h5py; {name} = " + _DATASET,
-)
-# By the suffix of the file.
-FORMATS: Final = {
-    ".parquet": _table("a Parquet file", "pd.read_parquet({path})", is_table=True),
-    ".csv": _table("a CSV file", "pd.read_csv({path})", "dask.dataframe.read_csv({path})"),
-    ".tsv": _table("a table as text", 'pd.read_csv({path}, sep="\\t")'),
-    ".json": _table("a JSON file", "pd.read_json({path})"),
-    ".jsonl": _table("a file of JSON lines", "pd.read_json({path}, lines=True)"),
-    ".feather": _table("an Arrow file", "pd.read_feather({path})", is_table=True),
-    ".arrow": _table("an Arrow file", "pd.read_feather({path})", is_table=True),
-    ".txt": _Format("a text file", "", "np.loadtxt({path})", "np.loadtxt({path}, dtype=int)"),
-    ".pt": _TORCH,
-    ".pth": _TORCH,
-    ".h5": _HDF5,
-    ".hdf5": _HDF5,
-    ".pkl": _PICKLE,
-    ".pickle": _PICKLE,
+# By the suffix of a file or folder.
+FORMATS: Final[dict[str, Format]] = {".npy": _NPY, ".zarr": _ZARR, ".npz": _NPY, ".safetensors": _NPY}
+
+_AS_TABLE: Final = "give it as the table data (--data), with the names of its columns as labels and pred_probs"
+_AS_ARRAY: Final = "load it and give the array, or save that with np.save and give the file"
+_PICKLED: Final = "and a pickle can run any code when it is opened"
+# Files of other formats, by their suffix: what they are, and what to do with them.
+OTHER_FORMATS: Final = {
+    ".parquet": ("a Parquet file", _AS_TABLE),
+    ".feather": ("an Arrow file", _AS_TABLE),
+    ".arrow": ("an Arrow file", _AS_TABLE),
+    ".h5": ("an HDF5 file", "open it with h5py and give the dataset"),
+    ".hdf5": ("an HDF5 file", "open it with h5py and give the dataset"),
+    ".pt": (f"a file of torch.save, which holds a pickle, {_PICKLED}", _AS_ARRAY),
+    ".pth": (f"a file of torch.save, which holds a pickle, {_PICKLED}", _AS_ARRAY),
+    ".pkl": (f"a pickle, {_PICKLED}", _AS_ARRAY),
+    ".pickle": (f"a pickle, {_PICKLED}", _AS_ARRAY),
+    ".csv": ("a CSV file", _AS_ARRAY),
+    ".tsv": ("a table as text", _AS_ARRAY),
+    ".json": ("a JSON file", _AS_ARRAY),
+    ".jsonl": ("a file of JSON lines", _AS_ARRAY),
+    ".txt": ("a text file", _AS_ARRAY),
 }
 # Text, such as a list of the files, may be beside shards and is left out. Data in another format may not, because rows
 # would be missing.
-_TEXT_SUFFIXES: Final = frozenset({".csv", ".tsv", ".json", ".jsonl", ".txt"})
-DATA_SUFFIXES: Final = (*(suffix for suffix in FORMATS if suffix not in _TEXT_SUFFIXES), ".gz", ".zip")
+_TEXT: Final = frozenset({".csv", ".tsv", ".json", ".jsonl", ".txt"})
 _READ: Final = "only .npy, .npz and safetensors files and Zarr arrays are read from a path"
+_MOST_NAMED: Final = 3
+# Headers that are read at the same time; each is a request where shards are remote.
+_THREADS: Final = 16
 
 
-def refuse_other_format(name: str, place: str, shown: str) -> None:
-    """Raise if a file has the suffix of another format; the message has the lines that convert it.
+def _suffix(place: str) -> str:
+    return PurePosixPath(place).suffix.lower()
+
+
+def _refuse_other_format(name: str, place: str, shown: str) -> None:
+    """Raise if a file has the suffix of another format, or is of torch.save; unless it begins as a ``.npy`` file does.
 
     Parameters
     ----------
@@ -116,87 +99,25 @@ def refuse_other_format(name: str, place: str, shown: str) -> None:
         ``labels`` or ``pred_probs``, for messages.
     place, shown : str
         Path or URL, and the same without secrets.
-
-    Raises
-    ------
-    InvalidInputError
-        If the suffix is one of `FORMATS`, or a local file is of torch.save, whatever its suffix, except for a local
-        file that begins as a ``.npy`` file does.
     """
-    suffix = PurePosixPath(shown).suffix.lower()
-    if is_npy(place) or (suffix not in FORMATS and not _is_pickled(place)):
-        return
-    raise InvalidInputError(
-        f"{name}: {shown} is {FORMATS.get(suffix, _TORCH).called}, but {_READ}. {_conversion(name, place, shown)}"
-    )
-
-
-def explain_conversion(name: str, paths: Sequence[str]) -> str:
-    """Return a message that says how to convert files of another format; "" if there are none.
-
-    Parameters
-    ----------
-    name : str
-        ``labels`` or ``pred_probs``.
-    paths : sequence of str
-        All files of a folder, or those that a pattern matches.
-    """
-    count = Counter(PurePosixPath(path).suffix.lower() for path in paths)
-    known = [suffix for suffix, _ in count.most_common() if suffix in FORMATS]
-    if not known:
-        return ""
-    suffix = known[0]
-    first = min(path for path in paths if PurePosixPath(path).suffix.lower() == suffix)
-    files = f"{count[suffix]:,} {suffix} file{'s, such as ' + first if count[suffix] > 1 else ''}"
-    return f"it holds {files}, but {_READ}. {_conversion(name, first, first)}"
-
-
-def _conversion(name: str, place: str, shown: str) -> str:
-    """Return a sentence with the lines that convert a file, and those that open a large one."""
-    suffix, path = PurePosixPath(shown).suffix.lower(), repr(shown)
-    kind = FORMATS.get(suffix, _TORCH)
-    stem = shown[: len(shown) - len(suffix)] if Path(place).exists() else PurePosixPath(shown).stem
-    # One file may hold both.
-    target = repr(f"{stem}.npy" if stem.endswith(name) else f"{stem}_{name}.npy")
-    reading = (kind.labels if name == "labels" else kind.probs).format(path=path, name=name)
-    note = 'with the name of your column for "label"' if '["label"]' in reading else kind.note
-    text = f"Convert it once{f' ({note})' if note else ''}, and give {target}: "
-    if kind.is_table:
-        text = (
-            f"Give it as a table: data={path}, labels='label', pred_probs='probs' (the names of its columns). Or {text}"
-        )
-    text += f"import numpy as np{kind.imports}; np.save({target}, {reading})"
-    if kind.lazy:
-        column = '["label"]' if name == "labels" else '.select_dtypes("float")'
-        lazy = kind.lazy.format(path=path, name=name, column=column)
-        text += f" -- or, from Python and out of core, give {name}: {lazy}"
-    return text
-
-
-def _is_pickled(place: str) -> bool:
-    """Return whether a local file is one of torch.save: an archive with a pickle in it or, of old, a pickle."""
+    suffix, is_pickled = _suffix(shown), False
     try:
         with Path(place).open("rb") as file:
-            head = file.read(4)
-            if head == b"PK\x03\x04":
+            head = file.read(len(MAGIC))
+            if head == MAGIC:
+                return
+            is_pickled = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+            if head[:4] == b"PK\x03\x04":
                 with zipfile.ZipFile(file) as archive:
-                    return any(entry.endswith("/data.pkl") for entry in archive.namelist())
+                    is_pickled = any(entry.endswith("/data.pkl") for entry in archive.namelist())
+    except FileNotFoundError:
+        if not is_url(place):
+            return
     except (OSError, zipfile.BadZipFile, NotImplementedError):
-        return False
-    return head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
-
-
-def is_npy(place: str) -> bool:
-    """Return whether a local file begins as a ``.npy`` file does."""
-    try:
-        with Path(place).open("rb") as file:
-            return file.read(6) == b"\x93NUMPY"
-    except OSError:
-        return False
-
-
-SHARD_SUFFIXES = (".npy", ".zarr", ".npz", ".safetensors")
-_MOST_NAMED = 3
+        pass
+    if suffix in OTHER_FORMATS or is_pickled:
+        called, advice = OTHER_FORMATS.get(suffix, OTHER_FORMATS[".pt"])
+        raise InvalidInputError(f"{name}: {shown} is {called}; {_READ}: {advice}")
 
 
 def is_pattern(name: str) -> bool:
@@ -204,59 +125,91 @@ def is_pattern(name: str) -> bool:
     return any(letter in name for letter in "*?[")
 
 
-def select_shards(name: str, where: str, names: Iterable[str]) -> list[str]:
-    """Return the shards among the names in a folder, or among those that match a pattern, in natural order.
+def local_path(place: str) -> str | None:
+    """Return a path as it is and that of a ``file://`` URL, which may be quoted; None for another URL."""
+    if not is_url(place):
+        return place
+    scheme, _, local = place.partition("://")
+    if scheme not in ("file", "local"):
+        return None
+    return local if Path(local).exists() else unquote(local)
+
+
+def expand(name: str, place: str, suffixes: tuple[str, ...] = (), inside: str = "*") -> dict[str, Info] | None:
+    """Return what a pattern matches or a folder holds, in natural order; None for a single file, or for nothing.
 
     Parameters
     ----------
     name : str
-        ``labels`` or ``pred_probs``, for messages.
-    where : str
-        Folder or pattern, for messages.
-    names : iterable of str
-        Paths; hidden ones and those of files that hold no arrays, such as ``.txt``, are left out.
+        What it is for, such as ``labels``, for messages.
+    place : str
+        A path, a URL or a pattern.
+    suffixes : tuple of str
+        What ends so is not listed, although it may be a folder.
+    inside : str
+        ``*`` for what is in a folder, ``**/*`` for what is in the folders in it too.
+
+    Returns
+    -------
+    dict
+        Path or URL of each, and what a store lists of it.
 
     Raises
     ------
     InvalidInputError
-        If there are none, if there are shards of several formats, or if data in another format is among them.
+        For a pattern that nothing matches, a URL with nothing below it, and a path that cannot be looked at.
     """
-    kinds: dict[str, list[str]] = {}
-    others: list[str] = []
-    for path in sorted(set(names), key=natural_key):
-        last = PurePosixPath(path.replace("\\", "/")).name
-        suffix = PurePosixPath(last).suffix
-        if not last.startswith(".") and suffix in SHARD_SUFFIXES + DATA_SUFFIXES:
-            kinds.setdefault(suffix, []).append(path)
-        elif not last.startswith("."):
-            others.append(path)
-    shards = [kind for kind in SHARD_SUFFIXES if kind in kinds]
-    if not shards:
-        named = [path for paths in kinds.values() for path in paths] or others
-        has = f"; it has {_named(named)}" if named else ""
-        raise InvalidInputError(f"{name}: {where} has no .npy, .npz or safetensors files and no .zarr arrays{has}")
-    if len(kinds) > 1:
-        firsts = " and ".join(_last(kinds[kind][0]) for kind in SHARD_SUFFIXES + DATA_SUFFIXES if kind in kinds)
-        raise InvalidInputError(f"{name}: {where} has shards of several kinds, {firsts}: give those of one as a list")
-    return kinds[shards[0]]
+    local = local_path(place)
+    if local is None:
+        found = _expand_url(name, place, suffixes, inside)
+        return None if found is None else dict(sorted(found.items(), key=lambda one: natural_key(one[0])))
+    path = Path(local).absolute()  # a worker may run in another folder
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        if not is_pattern(local):
+            return None
+        paths = glob.glob(str(path), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
+        if not paths:
+            raise InvalidInputError(f"{name}: no file matches {path}") from None
+    except OSError as error:  # no permission to enter a folder, a name that is too long
+        raise InvalidInputError(f"{name}: {path} cannot be opened: {error.strerror}") from error
+    else:
+        if local.lower().endswith(suffixes) or not path.is_dir():
+            return None
+        paths = list(map(str, path.glob(inside)))
+    return {one: {} for one in sorted(paths, key=natural_key)}
 
 
-def _last(path: str) -> str:
-    return path.rstrip("/").rpartition("/")[2]
+def _expand_url(name: str, url: str, suffixes: tuple[str, ...], inside: str) -> dict[str, Info] | None:
+    (store, path), shown, web = ObjectStore.at(url), without_query(url), is_web(url)
+    if is_pattern(path.replace("?", "") if web else path):
+        if web:
+            raise InvalidInputError(
+                f"{name}: {shown} is a pattern, but a web server lists no files: give them as a list"
+            )
+        infos, nothing = store.match(name, path), f"no file matches {shown}"
+    elif web or shown.lower().endswith(suffixes):
+        return None
+    else:
+        infos = (store.list_folder if inside == "*" else store.list_below)(name, path)
+        nothing = f"there is nothing at {shown}"
+        if [(info.get("type"), str(info["name"]).strip("/")) for info in infos] == [("file", path.strip("/"))]:
+            return None
+    if not infos:
+        raise InvalidInputError(f"{name}: {nothing}")
+    return {url_beside(url, store, str(info["name"]).rstrip("/")): info for info in infos}
 
 
-def _named(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - _MOST_NAMED:,} more" if len(paths) > _MOST_NAMED else ""
-    return ", ".join(map(_last, paths[:_MOST_NAMED])) + more
-
-
-# Headers that are read at the same time; each is a request where shards are remote.
-_OPENING_THREADS: Final = 16
-
-Place = str | os.PathLike[str]
-# Joins opened shards: given `name` for messages, the shards, and where they are.
-Join = Callable[[str, Sequence[Source], str], Source]
-_T = TypeVar("_T")
+def url_beside(url: str, store: ObjectStore, path: str) -> str:
+    """Return the URL of `path` with the user and password of `url`, and with the file systems around its own."""
+    bare = url_of(store.fs, path)
+    scheme, _, rest = url.partition("://")
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    inner_scheme, _, inner = bare.partition("://")
+    if "::" in scheme:
+        return f"{scheme}://{inner}"
+    return f"{inner_scheme}://{user}{at}{inner}"
 
 
 def open_place(name: str, place: Place, join: Join = ShardsSource.checked) -> Source:
@@ -278,62 +231,81 @@ def open_place(name: str, place: Place, join: Join = ShardsSource.checked) -> So
         If there is nothing there, or nothing that can be read.
     """
     place, member = split_member(check_place(name, place))
-    local = local_path(place)
+    local, shown, suffixes = local_path(place), without_query(place), tuple(FORMATS)
     if local is None:
-        return _open_url(name, place, member, join)
-    path = Path(local).absolute()  # a worker may run in another folder
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        pass  # a pattern, or reported below
-    except OSError as error:  # no permission to enter a folder, a name that is too long
-        raise InvalidInputError(f"{name}: {path} cannot be opened: {error.strerror}") from error
-    if is_pattern(local) and not path.exists():
-        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
-        if not matches:
-            raise InvalidInputError(f"{name}: no file matches {path}")
-        return _open_shards(name, path, matches, f"{path} matches no .npy and no .zarr shards", join, member)
-    if path.is_file():
-        refuse_other_format(name, str(path), str(path))
-    if path.is_dir() and path.suffix != ".zarr" and not is_zarr_folder(path):
-        why = f"{path} is not a Zarr array: it has no zarr.json or .zarray, and no .npy or .zarr shards"
-        return _open_shards(name, path, [str(entry) for entry in path.iterdir()], why, join, always=True)
-    if path.is_dir() or path.suffix == ".zarr":
-        return ZarrSource.from_path(name, path)
-    if path.suffix.lower() in ARCHIVE_SUFFIXES and not is_npy(str(path)):
-        return _open_member(name, path, member)
-    return NpySource.from_path(name, path)
+        if not is_pattern(shown):
+            _refuse_other_format(name, place, shown)
+        found = expand(name, place, suffixes)
+        is_zarr = not is_pattern(shown) and not {_last(one) for one in found or ()}.isdisjoint(METADATA_NAMES)
+        if found is None and is_web(place) and "?" not in place and not shown.lower().endswith(suffixes):
+            store, path = ObjectStore.at(place)
+            is_zarr = store.has(path, METADATA_NAMES)
+    else:
+        shown = str(Path(local).absolute())
+        is_zarr = not local.lower().endswith(suffixes) and is_zarr_folder(Path(local))
+        found = None if is_zarr else expand(name, place, suffixes)
+    if is_zarr or found is None:
+        return open_one(name, place, member, is_zarr=is_zarr)
+    shards = _shards_among(name, shown, found)
+    openers = [partial(open_one, name, shard, member, found[shard]) for shard in shards]
+    return _join(name, openers, with_member(shown, member), join)
 
 
-def _open_member(name: str, path: Path, member: str) -> Source:
-    """Open an array of a local file of several."""
-    try:
-        with path.open("rb") as file:
-            version = FileVersion.of(os.fstat(file.fileno()))
-
-            def read(start: int, stop: int) -> bytes:
-                file.seek(start)
-                return file.read(stop - start)
-
-            found = find_member(name, str(path), read, version.size, member)
-    except FileNotFoundError:
-        raise InvalidInputError(f"{name}: there is no file {path}") from None
-    except OSError as error:
-        raise InvalidInputError(f"{name}: {path} cannot be opened: {error}") from error
-    source = NpySource(
-        path, found.shape, found.dtype, found.offset, fortran=found.fortran, version=version, member=found.name
-    )
-    return Bfloat16Source(source) if found.is_bfloat16 else source
+def open_one(name: str, place: str, member: str = "", info: Info | None = None, *, is_zarr: bool = False) -> Source:
+    """Open the one array at a path or URL, by its suffix; other folders are Zarr arrays, and other files ``.npy``."""
+    local, shown = local_path(place), without_query(place)
+    if local is None:
+        is_zarr = is_zarr or (info or {}).get("type") == "directory"
+        kind = _ZARR if is_zarr else FORMATS.get(_suffix(shown), _NPY)
+        if kind.open_url is None:
+            raise InvalidInputError(f"{name}: {shown} is not read from a URL: give a copy on a disk")
+        return kind.open_url(name, place, member, info)
+    path = Path(local).absolute()
+    kind = _ZARR if is_zarr or path.is_dir() else FORMATS.get(path.suffix.lower(), _NPY)
+    if kind is _NPY:
+        _refuse_other_format(name, str(path), str(path))
+    return kind.open_file(name, path, member)
 
 
-def local_path(place: str) -> str | None:
-    """Return a path as it is and that of a ``file://`` URL, which may be quoted; None for another URL."""
-    if not is_url(place):
-        return place
-    scheme, _, local = place.partition("://")
-    if scheme not in ("file", "local"):
-        return None
-    return local if Path(local).exists() else unquote(local)
+def _shards_among(name: str, where: str, places: Iterable[str]) -> list[str]:
+    """Return the shards among the places in a folder, or among those that match a pattern.
+
+    Hidden files, and those that hold no data, such as ``.txt``, are left out.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are none, if there are shards of several formats, or if data in another format is among them.
+    """
+    kinds: dict[str, list[str]] = {}
+    for place in places:
+        if not _last(place).startswith("."):
+            kinds.setdefault(PurePosixPath(_last(without_query(place))).suffix, []).append(place)
+    shards = [kind for kind in FORMATS if kind in kinds]
+    if not shards:
+        foreign = max((kind for kind in kinds if kind in OTHER_FORMATS), key=lambda kind: len(kinds[kind]), default="")
+        has = ""
+        if foreign:
+            n = len(kinds[foreign])
+            files = f"{n:,} {foreign} files, such as {_last(kinds[foreign][0])}" if n > 1 else f"1 {foreign} file"
+            has = f"; it has {files}; {_READ}: {OTHER_FORMATS[foreign][1].replace(' it ', ' them ')}"
+        elif kinds:
+            others = [_last(place) for some in kinds.values() for place in some]
+            more = f" and {len(others) - _MOST_NAMED:,} more" if len(others) > _MOST_NAMED else ""
+            has = f"; it has {', '.join(others[:_MOST_NAMED])}{more}"
+        itself = "" if is_pattern(where) else ", and it has no zarr.json or .zarray itself"
+        raise InvalidInputError(
+            f"{name}: {where} has no .npy, .npz or safetensors files and no .zarr arrays{itself}{has}"
+        )
+    data = [*shards, *(kind for kind in (*OTHER_FORMATS, ".gz", ".zip") if kind in kinds and kind not in _TEXT)]
+    if len(data) > 1:
+        firsts = " and ".join(_last(kinds[kind][0]) for kind in data)
+        raise InvalidInputError(f"{name}: {where} has shards of several kinds, {firsts}: give those of one as a list")
+    return kinds[shards[0]]
+
+
+def _last(place: str) -> str:
+    return place.replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
 def open_places(name: str, places: Sequence[Place], join: Join = ShardsSource.checked) -> Source:
@@ -353,94 +325,18 @@ def are_places(data: Sequence[Any]) -> bool:
     InputTypeError
         For a list that holds both.
     """
-    if not data or not _is_place(data[0]):
+    first = data[0] if data else None
+    if isinstance(first, str):
+        text = split_member(first)[0]
+        if not (is_url(text) or text.endswith((*FORMATS, *OTHER_FORMATS)) or os.sep in text or "/" in text):
+            return False
+    elif not isinstance(first, os.PathLike):
         return False
     for item in data:
         if not isinstance(item, str | os.PathLike):
-            first = without_query(check_place("data", data[0]))
-            raise InputTypeError(f"a list that begins with the path {first} also holds {type(item).__name__}")
+            shown = without_query(check_place("data", first))
+            raise InputTypeError(f"a list that begins with the path {shown} also holds {type(item).__name__}")
     return True
-
-
-def _is_place(item: object) -> bool:
-    if isinstance(item, str):
-        item = split_member(item)[0]
-        return is_url(item) or item.endswith((*SHARD_SUFFIXES, *FORMATS)) or os.sep in item or "/" in item
-    return isinstance(item, os.PathLike)
-
-
-def _open_shards(
-    name: str, where: Path, places: Sequence[str], why: str, join: Join, member: str = "", *, always: bool = False
-) -> Source:
-    """Open the shards in a folder or that match a pattern.
-
-    If there are none, raise `why` with how to convert the files that are there, or in any case if `always`.
-    """
-    if not any(place.endswith(SHARD_SUFFIXES) for place in places):
-        conversion = explain_conversion(name, places)
-        if conversion or always:
-            raise InvalidInputError(f"{name}: {why}" + (f"; {conversion}" if conversion else ""))
-    shards = select_shards(name, str(where), places)
-    openers = [partial(open_place, name, with_member(place, member)) for place in shards]
-    return _join(name, openers, with_member(str(where), member), join)
-
-
-def _open_url(name: str, url: str, member: str, join: Join) -> Source:
-    shown, web = without_query(url), is_web(url)
-    store, path = ObjectStore.at(url)
-    if is_pattern(path.replace("?", "") if web else path):
-        if web:
-            raise InvalidInputError(
-                f"{name}: {shown} is a pattern, but a web server lists no files: give them as a list"
-            )
-        return _open_objects(name, url, store, store.match(name, path), join, member)
-    refuse_other_format(name, url, shown)
-    # The suffix is looked for where no query hides it.
-    if shown.endswith(".zarr"):
-        return RemoteZarrSource.from_url(name, url)
-    if shown.endswith(".npy") or shown.lower().endswith(ARCHIVE_SUFFIXES):
-        return RemoteNpySource.from_url(name, with_member(url, member), store)
-    listed = [] if web else store.list_folder(name, path)
-    children = {str(info["name"]).rstrip("/").rpartition("/")[2] for info in listed}
-    if children & set(METADATA_NAMES) or (web and "?" not in url and store.has(path, METADATA_NAMES)):
-        return RemoteZarrSource.from_url(name, url)
-    is_file = [(info.get("type"), str(info["name"]).strip("/")) for info in listed] == [("file", path.strip("/"))]
-    if web or is_file:
-        return RemoteNpySource.from_url(name, url, store)
-    if not listed:
-        raise InvalidInputError(f"{name}: there is nothing at {shown}")
-    return _open_objects(name, url, store, listed, join)
-
-
-def _open_objects(
-    name: str, url: str, store: ObjectStore, listed: Sequence[dict[str, Any]], join: Join, member: str = ""
-) -> Source:
-    """Open the shards among the objects that a URL of a folder or pattern lists."""
-    shown = without_query(url)
-    if not listed:
-        raise InvalidInputError(f"{name}: no file matches {shown}")
-    infos = {str(info["name"]).rstrip("/"): info for info in listed}
-    openers: list[Callable[[], Source]] = []
-    for path in select_shards(name, shown, infos):
-        shard_url = url_beside(url, store, path)
-        # As on a disk: any folder is taken for a Zarr array, and so is any object with the suffix of one.
-        if infos[path].get("type") == "directory" or path.endswith(".zarr"):
-            openers.append(partial(RemoteZarrSource.from_url, name, shard_url))
-        else:
-            place = with_member(shard_url, member)
-            openers.append(partial(RemoteNpySource.from_url, name, place, store, infos[path]))
-    return _join(name, openers, with_member(shown, member), join)
-
-
-def url_beside(url: str, store: ObjectStore, path: str) -> str:
-    """Return the URL of `path` with the user and password of `url`, and with the file systems around its own."""
-    bare = url_of(store.fs, path)
-    scheme, _, rest = url.partition("://")
-    user, at, _ = rest.partition("/")[0].rpartition("@")
-    inner_scheme, _, inner = bare.partition("://")
-    if "::" in scheme:
-        return f"{scheme}://{inner}"
-    return f"{inner_scheme}://{user}{at}{inner}"
 
 
 def _join(name: str, openers: Sequence[Callable[[], Source]], where: str, join: Join) -> Source:
@@ -454,7 +350,7 @@ def _join(name: str, openers: Sequence[Callable[[], Source]], where: str, join: 
 
 def open_all(openers: Iterable[Callable[[], _T]]) -> list[_T]:
     """Call all openers, several at the same time, and return what they return, in order."""
-    with ThreadPoolExecutor(_OPENING_THREADS, "labelsieve-open") as pool:
+    with ThreadPoolExecutor(_THREADS, "labelsieve-open") as pool:
         try:
             return list(pool.map(lambda opener: opener(), openers))
         except BaseException:

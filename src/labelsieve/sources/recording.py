@@ -48,7 +48,7 @@ from labelsieve.errors import InUseError, InvalidInputError, MemoryLimitError, U
 from labelsieve.options import NOTHING, IgnoreLabel, check_whole_number
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.places import is_pattern
-from labelsieve.sources.source import Rows, Source
+from labelsieve.sources.source import ReadFacts, Rows, Source
 from labelsieve.sources.summaries import ColumnSummaries, SummarySource, check_columns, open_summary_columns
 from labelsieve.sources.tables import is_places, open_table
 from labelsieve.storage.checked import DamagedRecordError, Record, RecordLayout, RecordWriter
@@ -809,7 +809,6 @@ class _Recorded(Source):
         Dtype of the rows that are merged, with a field for each column.
     """
 
-    in_pieces = True
     recording: Recording
     row_dtype: np.dtype[Any]
 
@@ -853,8 +852,8 @@ class RecordedRows(_Recorded, SummarySource):
 
     def __init__(self, recording: Recording) -> None:
         self.recording, settings = recording, recording.settings
-        super().__init__(recording.n_rows, settings.n_classes, recording.dtype, settings.scores)
-        self.prefetch_bytes = held_bytes(recording.segments)
+        facts = ReadFacts(prefetch_bytes=held_bytes(recording.segments))
+        super().__init__(recording.n_rows, settings.n_classes, recording.dtype, settings.scores, facts)
 
     joint_counter = TopClassCounter
 
@@ -909,9 +908,8 @@ class RecordedColumn(_Recorded):
 
     def __init__(self, recording: Recording, name: str, stored: np.dtype[Any]) -> None:
         dtype = np.dtype(f"U{stored.itemsize}") if stored.kind == "S" else stored
-        super().__init__((recording.n_rows,), dtype)
+        super().__init__((recording.n_rows,), dtype, ReadFacts(prefetch_bytes=held_bytes(recording.segments)))
         self.recording, self.row_dtype = recording, np.dtype([(name, stored)])
-        self.prefetch_bytes = held_bytes(recording.segments)
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # reads begin anywhere
         """Open for reading."""

@@ -15,10 +15,10 @@ import os
 import re
 import socket
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -49,8 +49,9 @@ class FileVersion(NamedTuple):
     host: str
 
     @classmethod
-    def of(cls, status: os.stat_result) -> Self:
-        """Return the version of a file with this status."""
+    def of(cls, file: Path | int) -> Self:
+        """Return the version of the file at a path, or of an open one by its number."""
+        status = os.stat(file)  # noqa: PTH116  # Path takes no number
         return cls(status.st_size, status.st_mtime_ns, status.st_ino, _host())
 
     def check(self, status: os.stat_result, where: object) -> None:
@@ -80,7 +81,7 @@ class FileVersion(NamedTuple):
 def file_version(path: Path | None) -> FileVersion | None:
     """Return the version of the file at a path; None if there is none."""
     try:
-        return None if path is None else FileVersion.of(path.stat())
+        return None if path is None else FileVersion.of(path)
     except OSError:
         return None
 
@@ -201,13 +202,9 @@ class StoredChunks:
     def __len__(self) -> int:
         return len(self.stamps)
 
-    def first(self, start: int) -> int:
-        """Return the number of the first chunk that holds row `start`."""
-        return start // self.rows * self.width
-
     def part(self, start: int, stop: int) -> StoredChunks:
         """Return the chunks that hold rows ``[start, stop)``."""
-        first, last = self.first(start), -(-stop // self.rows) * self.width
+        first, last = start // self.rows * self.width, -(-stop // self.rows) * self.width
         some = slice(first - self.n_before, last - self.n_before)
         inodes = None if self.inodes is None else self.inodes[some]
         return replace(self, stamps=self.stamps[some], inodes=inodes, n_before=first)
@@ -215,11 +212,6 @@ class StoredChunks:
     def is_stored(self, index: int) -> bool:
         """Return whether a chunk was stored when the chunks were listed."""
         return bool(self.stamps[index - self.n_before])
-
-    def rows_of(self, index: int) -> str:
-        """Name the rows of a chunk."""
-        start = index // self.width * self.rows
-        return f"rows {start:,}..{min(start + self.rows, self.n_rows) - 1:,}"
 
     def check(self, index: int, where: object, now: int, inode: int | None = None) -> None:
         """Raise if a chunk is not of the version that was listed.
@@ -240,7 +232,8 @@ class StoredChunks:
         moved = here and inode is not None and inodes is not None and int(inodes[place]) != inode
         if then == now and not moved:
             return
-        where = f"{where} ({self.rows_of(index)})"
+        start = index // self.width * self.rows
+        where = f"{where} (rows {start:,}..{min(start + self.rows, self.n_rows) - 1:,})"
         if inode is not None and not here:
             raise _other_copy(where, self.host, "it is missing, or its size or time differs")
         if not now:
@@ -263,12 +256,11 @@ class StoredChunks:
         """Return the rows of which chunks are not stored."""
         stored = (self.stamps != 0).reshape(-1, self.width)
         whole, some = ~stored.any(axis=1), ~stored.all(axis=1)
-        n_chunks = stored.size - int(np.count_nonzero(stored))
-        return MissingRows(n_chunks, stored.size, self._ranges(whole), self._ranges(some & ~whole))
-
-    def _ranges(self, hit: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-        edges = np.flatnonzero(np.diff(np.concatenate(([False], hit, [False])).astype(np.int8)))
-        return [(int(a) * self.rows, min(int(b) * self.rows, self.n_rows)) for a, b in edges.reshape(-1, 2)]
+        found = list[list[tuple[int, int]]]()
+        for hit in (whole, some & ~whole):
+            edges = np.flatnonzero(np.diff(hit.astype(np.int8), prepend=0, append=0))
+            found.append([(int(a) * self.rows, min(int(b) * self.rows, self.n_rows)) for a, b in edges.reshape(-1, 2)])
+        return MissingRows(stored.size - int(np.count_nonzero(stored)), stored.size, found[0], found[1])
 
 
 @dataclass(frozen=True)
@@ -425,6 +417,67 @@ class ChunkedRows(Rows):
         """Load the whole chunks of rows ``[start, stop)`` into `out`; the last may reach beyond the array."""
 
 
+@dataclass(frozen=True)
+class ReadFacts:
+    """What planning asks of a source: how its rows are stored, and what reading them takes.
+
+    Parameters
+    ----------
+    row_chunk : int or None
+        Rows that are stored together, so that reading some costs as much as reading all; None where rows are separate.
+    in_pieces : bool
+        Whether reading a batch in pieces costs no more than reading it whole.
+    in_memory : bool
+        Whether the rows are in the memory of this process, so that a cluster is sent them.
+    forkable : bool
+        Whether a forked process can read it: memory and plain files.
+    is_encoded : bool
+        Whether what is stored has to be decoded.
+    prefetch_bytes : int
+        Most bytes of prefetched rows that one open source holds; 0 where nothing is prefetched.
+    decoding_bytes : int
+        Bytes that one open source takes to decode rows, besides those that it returns; 0 where they are not much.
+    decoding_note : str
+        What takes these bytes, for messages.
+    """
+
+    row_chunk: int | None = None
+    in_pieces: bool = True
+    in_memory: bool = False
+    forkable: bool = False
+    is_encoded: bool = False
+    prefetch_bytes: int = 0
+    decoding_bytes: int = 0
+    decoding_note: str = ""
+
+    @classmethod
+    def joined(cls, children: Iterable[ReadFacts]) -> Self:
+        """Return the facts of several sources that are read together, of which forked processes read none."""
+        some = list(children)
+        return cls(
+            row_chunk=max((one.row_chunk or 0 for one in some), default=0) or None,
+            in_pieces=all(one.in_pieces for one in some),
+            in_memory=any(one.in_memory for one in some),
+            is_encoded=any(one.is_encoded for one in some),
+            prefetch_bytes=sum(one.prefetch_bytes for one in some),
+            decoding_bytes=sum(one.decoding_bytes for one in some),
+            decoding_note=next((one.decoding_note for one in some if one.decoding_note), ""),
+        )
+
+    def times(self, rows_per_row: int) -> Self:
+        """Return the facts of a source that makes so many rows of each row."""
+        return replace(self, row_chunk=self.row_chunk and self.row_chunk * rows_per_row)
+
+
+@lru_cache(256)
+def _shared(facts: ReadFacts) -> ReadFacts:
+    """Return the same object for equal facts, so that thousands of shards pickle with one."""
+    return facts
+
+
+_PLAIN: Final = ReadFacts()
+
+
 class Source(abc.ABC):
     """A description of an array of rows; it pickles without the data, unless the data is in memory.
 
@@ -434,39 +487,21 @@ class Source(abc.ABC):
         ``(N,)`` or ``(N, K)``.
     dtype : dtype
         As stored, in either byte order.
-    row_chunk : int or None
-        Rows that are stored together, so that reading some costs as much as reading all; None where rows are separate.
+    facts : ReadFacts, optional
+        What planning asks of it.
 
     Attributes
     ----------
     row_bytes : int
         Decoded bytes of one row.
-    in_pieces : bool
-        Whether reading a batch in pieces costs no more than reading it whole.
-    forkable : bool
-        Whether a forked process can read it: memory and plain files.
-    prefetch_bytes : int
-        Most bytes of prefetched rows that one open source holds; 0 where nothing is prefetched.
     fill_value : float
         The value of rows whose chunks are not stored.
-    request_rows : int or None
-        Rows of a request, or of a stored chunk in a file of its own; None where any rows are read without requests.
-    n_side_by_side : int
-        Number of requests for the same rows, each for some of the classes.
-    is_encoded : bool
-        Whether what is stored has to be decoded.
-    in_memory : bool
-        Whether the rows are in the memory of this process, so that a cluster is sent them.
     summarizer : type
         Makes row summaries of the rows that `open_raw` gives.
     joint_counter : type
         Counts the confident joint of the rows that `open` gives, in the second pass.
     ignored : int or None
         Of labels: the value that says that a row has none; None where each row has one.
-    decoding_bytes : int
-        Bytes that one open source takes to decode rows, besides those that it returns; 0 where they are not much.
-    decoding_note : str
-        What takes these bytes, for messages.
     class_columns : tuple of tuple of str
         What the columns may call the classes, if there is a column of a table for each: several readings of its names.
     listed_at : str or None
@@ -474,24 +509,15 @@ class Source(abc.ABC):
         array that was given by itself.
     """
 
-    in_pieces: bool = True
-    request_rows: int | None = None
-    n_side_by_side: int = 1
-    is_encoded: bool = False
-    forkable: bool = False
-    prefetch_bytes: int = 0
     fill_value: float = 0
-    in_memory: bool = False
     summarizer: type[Summarizer] = Summarizer
     joint_counter: type[JointCounter] = JointCounter
     ignored: int | None = None
-    decoding_bytes: int = 0
-    decoding_note: str = ""
     class_columns: tuple[tuple[str, ...], ...] = ()
     listed_at: str | None = None
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], row_chunk: int | None = None) -> None:
-        self.shape, self.dtype, self.row_chunk = tuple(int(n) for n in shape), np.dtype(dtype), row_chunk
+    def __init__(self, shape: tuple[int, ...], dtype: npt.DTypeLike, facts: ReadFacts = _PLAIN) -> None:
+        self.shape, self.dtype, self.facts = tuple(int(n) for n in shape), np.dtype(dtype), _shared(facts)
         self.row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
 
     @property
@@ -552,19 +578,6 @@ class Source(abc.ABC):
         """
         return None
 
-    def open_stored(self, start: int, stop: int, count: Callable[[int], object]) -> Rows:  # noqa: ARG002
-        """Open to read the stored bytes alone, for a measurement: rows have any values if they would need decoding.
-
-        Parameters
-        ----------
-        start, stop : int
-            As for `open`.
-        count : callable
-            Called with the number of bytes of each stored chunk. Not called where rows are stored as they are, or
-            where reading and decoding cannot be told apart; then the rows are read as by `open`.
-        """
-        return self.open(start, stop)
-
     def identity(self) -> dict[str, Any]:
         """Return facts, as JSON takes them, that identify this input without reading its data.
 
@@ -575,7 +588,7 @@ class Source(abc.ABC):
             "where": self.where,
             "shape": list(self.shape),
             "dtype": self.dtype.str,
-            "row_chunk": self.row_chunk,
+            "row_chunk": self.facts.row_chunk,
             "content": self._content(),
         }
 
@@ -665,7 +678,7 @@ class Source(abc.ABC):
 
     def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Return rows in any order; what lies between them is read a few megabytes at a time, if at all."""
-        chunk, out = self.row_chunk or 1, np.empty((len(rows), *self.shape[1:]), self.dtype)
+        chunk, out = self.facts.row_chunk or 1, np.empty((len(rows), *self.shape[1:]), self.dtype)
         step = max(1, _TAKE_BYTES // max(1, chunk * self.row_bytes)) * chunk
         order = np.argsort(rows, kind="stable")
         with self.open() as opened:

@@ -23,7 +23,7 @@ from labelsieve.confident_learning.summarize import FIELDS, RecordedSummarizer, 
 from labelsieve.confident_learning.thresholds import Bools
 from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError
 from labelsieve.sources.columns import missing_column
-from labelsieve.sources.source import MissingRows, Rows, Source
+from labelsieve.sources.source import MissingRows, ReadFacts, Rows, Source
 
 
 class SummaryRows(Rows):
@@ -49,8 +49,8 @@ class SummarySource(Source):
         Dtype of the probabilities.
     recorded : sequence of str
         Names of the recorded columns: scores by their method, and ``row_sum``.
-    row_chunk : int or None
-        Number of rows that are stored together; None where rows are separate.
+    facts : ReadFacts, optional
+        What planning asks of it.
 
     Attributes
     ----------
@@ -68,9 +68,9 @@ class SummarySource(Source):
         n_classes: int,
         dtype: npt.DTypeLike,
         recorded: Sequence[str] = (),
-        row_chunk: int | None = None,
+        facts: ReadFacts = ReadFacts(),  # noqa: B008  # frozen
     ) -> None:
-        super().__init__((n_rows, n_classes), np.dtype(dtype), row_chunk)
+        super().__init__((n_rows, n_classes), np.dtype(dtype), facts)
         self._record(recorded)
 
     def _record(self, recorded: Sequence[str]) -> None:
@@ -114,10 +114,6 @@ class SummarySource(Source):
         """Raise: there are no whole rows."""
         raise InvalidInputError(f"the summaries ({self.where}) do not hold all probabilities of each row")
 
-    def open_stored(self, start: int, stop: int, count: Callable[[int], object]) -> Rows:  # noqa: ARG002
-        """Open for a measurement: summaries are stored as they are, or nearly."""
-        return self.open_raw(start, stop)
-
     def reachable(self) -> None:
         """Raise unless this process can open what is described."""
         self.open_raw().close()
@@ -148,12 +144,7 @@ class ColumnSummaries(SummarySource):
             n_classes,
             columns["p_label"].dtype,
             [name for name in columns if name not in FIELDS],
-            max((one.row_chunk or 0 for one in columns.values()), default=0) or None,
         )
-        self.in_pieces = all(one.in_pieces for one in columns.values())
-        self.in_memory = any(one.in_memory for one in columns.values())
-        self.is_encoded = any(one.is_encoded for one in columns.values())
-        self.request_rows, self.n_side_by_side = first.request_rows, len(columns)
         self.listed_at = first.listed_at
 
     def _record(self, recorded: Sequence[str]) -> None:
@@ -163,10 +154,7 @@ class ColumnSummaries(SummarySource):
         fields = [(name, self.columns[name].dtype.newbyteorder("=")) for name in self.columns]
         self.row_dtype = np.dtype(fields, align=True)
         self.row_bytes = sum(dtype.itemsize for _, dtype in fields)
-        self.prefetch_bytes = sum(one.prefetch_bytes for one in self.columns.values())
-        self.decoding_bytes = sum(one.decoding_bytes for one in self.columns.values())
-        largest = max(self.columns.values(), key=lambda one: one.decoding_bytes)
-        self.decoding_note = largest.decoding_note
+        self.facts = ReadFacts.joined(one.facts for one in self.columns.values())
 
     @property
     def where(self) -> str:

@@ -1,4 +1,4 @@
-"""The stored chunks, or shards, of a Zarr array: their keys, files, objects and versions."""
+"""Zarr arrays, in folders, archives and object stores: their chunks or shards, and the versions of these."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Final, Self, TypeAlias, TypeVar
+from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,7 @@ from labelsieve.sources.source import (
     ChunkedRows,
     FileSource,
     MissingRows,
+    ReadFacts,
     Rows,
     Source,
     StoredChunks,
@@ -54,8 +56,6 @@ from labelsieve.storage.remote import cause_of, check_credentials, is_web, stamp
 _FEW_FILES: Final = 2_000
 _THREADS: Final = 16
 
-_T = TypeVar("_T")
-
 
 def metadata_name(array: Any) -> str:
     """Return the name of the document that describes `array`."""
@@ -71,14 +71,6 @@ def layout_digest(array: Any) -> str:
     facts = {name: value for name, value in facts.items() if name not in ("shape", "attributes")}
     facts["columns"] = list(array.shape[1:])
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def local_folder(array: Any) -> Path | None:
-    """Return the folder of an array in a plain local store, else None."""
-    from zarr.storage import LocalStore
-
-    # A subclass may do more than read files.
-    return Path(array.store.root) / array.path if type(array.store) is LocalStore else None
 
 
 def _rows_and_grid(array: Any) -> tuple[int, tuple[int, ...]]:
@@ -102,32 +94,22 @@ def key_of(array: Any, index: int) -> str:
 
 
 def chunk_files(array: Any, folder: Path) -> StoredChunks:
-    """Examine the file of each stored chunk, or shard."""
+    """Examine the file of each stored chunk, or shard; in threads where there are many."""
 
-    def examine(start: int, stop: int) -> npt.NDArray[np.uint32]:
-        return np.array([file_stamp(f"{folder}/{key}") for key in keys_of(array, start, stop)], np.uint32)
+    def examine(start: int) -> npt.NDArray[np.uint32]:
+        keys = keys_of(array, start, min(start + step, n_rows))
+        return np.array([file_stamp(f"{folder}/{key}") for key in keys], np.uint32).reshape(-1, 2)
 
-    table = np.concatenate(_map_rows(array, examine)).reshape(-1, 2)
-    inodes = table[:, 1].copy() if has_stable_inodes(folder.stat().st_dev) else None
-    return _stored_chunks(array, table[:, 0].copy(), inodes)
-
-
-def _stored_chunks(
-    array: Any, stamps: npt.NDArray[np.uint32], inodes: npt.NDArray[np.uint32] | None = None
-) -> StoredChunks:
     rows, grid = _rows_and_grid(array)
-    return StoredChunks(rows, math.prod(grid[1:]), int(array.shape[0]), stamps, inodes)
-
-
-def _map_rows(array: Any, function: Callable[[int, int], _T]) -> list[_T]:
-    """Apply `function` to ranges of rows, of whole stored chunks or shards; in threads where there are many."""
-    rows, grid = _rows_and_grid(array)
-    n_rows, step = int(array.shape[0]), rows * max(1, _FEW_FILES // math.prod(grid[1:]))
+    n_rows, width = int(array.shape[0]), math.prod(grid[1:])
+    step = rows * max(1, _FEW_FILES // width)
     if n_rows <= step:
-        return [function(0, n_rows)]
-    starts = range(0, n_rows, step)
-    with ThreadPoolExecutor(_THREADS, "labelsieve-list") as pool:
-        return list(pool.map(function, starts, (min(start + step, n_rows) for start in starts)))
+        table = examine(0)
+    else:
+        with ThreadPoolExecutor(_THREADS, "labelsieve-list") as pool:
+            table = np.concatenate(list(pool.map(examine, range(0, n_rows, step))))
+    inodes = table[:, 1].copy() if has_stable_inodes(folder.stat().st_dev) else None
+    return StoredChunks(rows, width, n_rows, table[:, 0].copy(), inodes)
 
 
 def file_stamp(path: str) -> tuple[int, int]:
@@ -151,7 +133,7 @@ def chunk_objects(array: Any, store: ObjectStore, root: str) -> tuple[StoredChun
     The last value is whether all chunks have a version: some stores list nothing but sizes.
     """
     key = array.metadata.encode_chunk_key((7,) * (array.ndim + 1))  # one more number shows the separator
-    begin, separator, shape = key.partition("7")[0], key[key.index("7") + 1], _rows_and_grid(array)[1]
+    begin, separator, (rows, shape) = key.partition("7")[0], key[key.index("7") + 1], _rows_and_grid(array)
     stamps, document, are_versioned = np.zeros(shape, np.uint32), "", True
     for info in store.list_below("data", root):
         key = str(info["name"]).strip("/").removeprefix(f"{root.strip('/')}/")
@@ -163,7 +145,8 @@ def chunk_objects(array: Any, store: ObjectStore, root: str) -> tuple[StoredChun
             if all(i < n for i, n in zip(index, shape, strict=True)):
                 version = version_of(info)
                 stamps[index], are_versioned = stamp(version or info.get("size")), are_versioned and bool(version)
-    return _stored_chunks(array, stamps.reshape(-1)), document, are_versioned
+    chunks = StoredChunks(rows, math.prod(shape[1:]), int(array.shape[0]), stamps.reshape(-1))
+    return chunks, document, are_versioned
 
 
 # Given stored bytes (None for the fill value), the memory for a chunk, and its place for messages.
@@ -183,67 +166,63 @@ class ZarrSource(FileSource):
     ----------
     path : Path or None
         The metadata document in a local folder, or the archive that holds the array.
+    folder : Path or None
+        The local folder.
     stored : StoredChunks or None
         The versions of the stored chunks, as noted.
     """
 
     def __init__(self, array: Any) -> None:
-        super().__init__(array.shape, array.dtype, int(array.chunks[0]) if array.ndim else None)
-        self.in_pieces = array.ndim == 1  # a chunk of labels is kept while it is read in pieces
-        self.array = array
-        self.fill_value = array.fill_value or 0
-        folder, archive = local_folder(array), getattr(array.store, "path", None)
-        if folder is not None:
-            self.path = folder / metadata_name(array)
-        elif isinstance(archive, Path):
-            self.path = archive
-        self.stored: StoredChunks | None = None
-        self.request_rows, self.is_encoded = self.row_chunk, True
-        self.n_side_by_side = math.prod(
-            -(-n // size) for n, size in zip(array.shape[1:], array.chunks[1:], strict=True)
+        facts = ReadFacts(
+            int(array.chunks[0]) if array.ndim else None,
+            in_pieces=array.ndim == 1,  # a chunk of labels is kept while it is read in pieces
+            is_encoded=True,
         )
+        super().__init__(array.shape, array.dtype, facts)
+        from zarr.storage import LocalStore
+
+        self.array, self.fill_value, self.folder = array, array.fill_value or 0, None
+        self.stored: StoredChunks | None = None
+        if type(array.store) is LocalStore:  # a subclass may do more than read files
+            self.folder = Path(array.store.root) / array.path
+            self.path = self.folder / metadata_name(array)
+        elif isinstance(getattr(array.store, "path", None), Path):
+            self.path = array.store.path
 
     @classmethod
     def from_path(cls, name: str, path: Path) -> ZarrSource:
         """Open a folder that holds one array."""
-        if not path.exists():
-            raise InvalidInputError(f"{name}: there is no folder {path}")
-        if not is_zarr_folder(path):
+        before = {path / document: file_version(path / document) for document in METADATA_NAMES}
+        if not any(before.values()):
+            if not path.exists():
+                raise InvalidInputError(f"{name}: there is no folder {path}")
             raise InvalidInputError(f"{name}: {path} is not a Zarr array: it has no zarr.json or .zarray")
-        before = {document: file_version(path / document) for document in METADATA_NAMES}
         source = cls(open_array(name, str(path), str(path)))
-        source.version = before[metadata_name(source.array)]
+        source.version = before.get(source.path) if source.path is not None else None
         return source
 
     @property
     def where(self) -> str:
         """Folder, or store and path in it."""
-        folder = local_folder(self.array)
-        return without_query(str(self.array.store_path)) if folder is None else str(folder.absolute())
+        return without_query(str(self.array.store_path)) if self.folder is None else str(self.folder.absolute())
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing is prefetched
         """Open for reading, on the direct path where there is one."""
-        folder, decode = local_folder(self.array), chunk_decoder(self.array)
         super().check_version()
-        return ZarrRows(self) if folder is None or decode is None else _DirectRows(self, folder, decode)
-
-    def open_stored(self, start: int, stop: int, count: Callable[[int], object]) -> Rows:
-        """Open to read the stored bytes alone, on the direct path where there is one."""
-        folder = local_folder(self.array)
-        if folder is None or chunk_decoder(self.array) is None:
-            return self.open(start, stop)
-        return _DirectRows(self, folder, counting(count))
+        decode = None if self.folder is None else chunk_decoder(self.array)
+        return ZarrRows(self) if decode is None or self.folder is None else _DirectRows(self, self.folder, decode)
 
     def note_version(self) -> None:
         """Note the metadata's version, and in a local folder those of all stored chunks."""
         super().note_version()
-        self.stored = self.stored or self._list_chunks()
+        if self.stored is None and self.folder is not None:
+            self.stored = chunk_files(self.array, self.folder)
 
     def check_version(self) -> None:
         """Compare the metadata, and the chunks too where there are not too many of them."""
         super().check_version()
-        later = self._list_chunks() if self.stored is not None and len(self.stored) <= MOST_LISTED_TWICE else None
-        if self.stored is not None and later is not None:
+        if self.stored is not None and self.folder is not None and len(self.stored) <= MOST_LISTED_TWICE:
+            later = chunk_files(self.array, self.folder)
             self.stored.check_all(later, self.where, lambda index: key_of(self.array, index))
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:
@@ -257,11 +236,6 @@ class ZarrSource(FileSource):
     def missing_rows(self) -> MissingRows | None:
         """Return the rows whose chunks, or whole shards, are not stored."""
         return None if self.stored is None else self.stored.missing()
-
-    def _list_chunks(self) -> StoredChunks | None:
-        """Return the versions of the chunks, or shards, as they are stored now; None where nothing lists them."""
-        folder = local_folder(self.array)
-        return None if folder is None else chunk_files(self.array, folder)
 
     @property
     def version_rows(self) -> int | None:
@@ -288,7 +262,7 @@ class ZarrSource(FileSource):
 
 def is_zarr_folder(path: Path) -> bool:
     """Return whether a local folder holds a Zarr array or group."""
-    return any((path / name).exists() for name in METADATA_NAMES)
+    return any(os.path.exists(path / name) for name in METADATA_NAMES)  # noqa: PTH110  # False where it is unknown
 
 
 def is_zarr_array(path: Path) -> bool:
@@ -356,8 +330,8 @@ class ZarrRows(ChunkedRows):
     """
 
     def __init__(self, source: ZarrSource, absent: set[str] | None = None, url: str = "") -> None:
-        super().__init__(source, source.row_chunk or 1)
-        self._array, self._stored, self._where = source.array, source.stored, source.where
+        super().__init__(source, source.facts.row_chunk or 1)
+        self._array, self._stored, self._where, self._files = source.array, source.stored, source.where, source.folder
         self._absent, self._url = absent, url
         self._listed: set[str] = set()  # keys of stored chunks among those that are being read
 
@@ -389,7 +363,9 @@ class ZarrRows(ChunkedRows):
 
         as_buffer: Any = cpu.NDBuffer
         stop, stored = min(stop, self._n_rows), self._stored
-        keys = [] if stored is None else list(enumerate(keys_of(self._array, start, stop), stored.first(start)))
+        keys = list[tuple[int, str]]()
+        if stored is not None:
+            keys += enumerate(keys_of(self._array, start, stop), start // stored.rows * stored.width)
         prefix = f"{self._array.path}/" if self._array.path else ""
         self._listed = {f"{prefix}{key}" for index, key in keys if stored is not None and stored.is_stored(index)}
         try:
@@ -398,10 +374,9 @@ class ZarrRows(ChunkedRows):
             rows = f"{self._where} (rows {start:,}..{stop - 1:,})"
             check_credentials(error, rows, self._url)
             raise unreadable(error, f"{rows} is not readable: {cause_of(error, self._url)}") from None
-        folder = local_folder(self._array)
-        if stored is not None and folder is not None:
+        if stored is not None and self._files is not None:
             for index, key in keys:
-                stored.check(index, f"{folder}/{key}", *file_stamp(f"{folder}/{key}"))
+                stored.check(index, f"{self._files}/{key}", *file_stamp(f"{self._files}/{key}"))
 
 
 class _DirectRows(ZarrRows):
@@ -423,32 +398,20 @@ class _DirectRows(ZarrRows):
         try:
             file = io.FileIO(path)
         except FileNotFoundError:
-            self._check_chunk(index, path, None)
-            self._decode(None, out, where)
-            return
-        with file:
-            size = os.fstat(file.fileno()).st_size
-            if len(self._bytes) < size:
-                self._bytes = np.empty(size + size // 8, np.uint8)
-            stored = self._bytes[:size]
-            whole = read_into(file, 0, stored)
-            self._check_chunk(index, path, os.fstat(file.fileno()))
-        if not whole:
+            stored, is_whole, found = None, True, (0, 0)
+        else:
+            with file:
+                size = os.fstat(file.fileno()).st_size
+                if len(self._bytes) < size:
+                    self._bytes = np.empty(size + size // 8, np.uint8)
+                stored = self._bytes[:size]
+                is_whole = read_into(file, 0, stored)
+                found = status_stamp(os.fstat(file.fileno()))
+        if self._stored is not None:
+            self._stored.check(index, path, *found)
+        if not is_whole:
             raise UnreadableDataError(f"{where} ended before byte {size:,}: was it cut while in use?")
         self._decode(stored, out, where)
-
-    def _check_chunk(self, index: int, path: Path, status: os.stat_result | None) -> None:
-        if self._stored is not None:
-            self._stored.check(index, path, *((0, 0) if status is None else status_stamp(status)))
-
-
-def counting(count: Callable[[int], object]) -> Decoder:
-    """Return a decoder that calls `count` with the number of stored bytes, and decodes nothing."""
-
-    def decode(stored: npt.NDArray[np.uint8] | None, out: npt.NDArray[Any], where: str) -> None:  # noqa: ARG001
-        count(0 if stored is None else len(stored))
-
-    return decode
 
 
 def _decode_chunk(
@@ -464,35 +427,23 @@ def _decode_chunk(
             raise UnreadableDataError(f"{where} holds {len(stored):,} bytes, a chunk has {len(target):,}")
         target[:] = stored
         return
-    if codec.codec_id == "blosc" and _blosc_length(stored) != len(stored):
+    # Blosc relies on the length in its header, the last four of 16 bytes, and reads past the end of a chunk that was
+    # cut off, here into the rest of another chunk.
+    length = int(stored[12:16].view("<u4")[0]) if len(stored) >= 16 else -1
+    if codec.codec_id == "blosc" and length != len(stored):
         raise UnreadableDataError(f"{where} does not decode: {len(stored):,} bytes, its header says otherwise")
-    if not _overflows(codec, stored, target[:-1]):
+    try:
+        # A codec refuses a target that is too small before it decodes, but leaves the rest of one that is too large as
+        # it was: a short chunk would silently keep rows of the chunk before it.
+        codec.decode(stored, target[:-1])
+    except (RuntimeError, ValueError):
+        pass
+    else:
         raise UnreadableDataError(f"{where} holds fewer than the {len(target):,} bytes of a chunk")
     try:
         codec.decode(stored, target)
     except (RuntimeError, ValueError) as error:  # what numcodecs raises
         raise UnreadableDataError(f"{where} does not decode: {error}") from error
-
-
-def _blosc_length(stored: npt.NDArray[np.uint8]) -> int:
-    """Return the length in a Blosc header of 16 bytes, of which it is the last four, little-endian.
-
-    Blosc relies on its header and reads past the end of a chunk that was cut off, here into the rest of another chunk.
-    """
-    return int(stored[12:16].view("<u4")[0]) if len(stored) >= 16 else -1
-
-
-def _overflows(codec: Any, stored: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> bool:
-    """Return whether `stored` decodes to more than `target` holds.
-
-    A codec refuses a target that is too small before it decodes, but leaves the rest of one that is too large as it
-    was: a short chunk would silently keep rows of the chunk before it.
-    """
-    try:
-        codec.decode(stored, target)
-    except (RuntimeError, ValueError):
-        return True
-    return False
 
 
 def chunk_decoder(array: Any) -> Decoder | None:
@@ -536,11 +487,12 @@ class RemoteZarrSource(ZarrSource):
         self.url, self._metadata, self._document_stamp = url, array.metadata, ""
         # Whether rewritten chunks can be told from those that were there: not by sizes alone, nor if none is listed.
         self._are_versioned = True
-        n_bytes = int(self.row_chunk or 1) * self.row_bytes
-        direct = chunk_decoder(array) is not None
+        n_bytes = int(self.facts.row_chunk or 1) * self.row_bytes
         # Zarr's own reading holds a batch, decoded and stored, and a copy of a chunk.
-        generic_bytes = 9 * max(AHEAD_BYTES, n_bytes) // 4
-        self.prefetch_bytes = ahead_bytes(stored_limit(n_bytes)) if direct else generic_bytes
+        held = (
+            9 * max(AHEAD_BYTES, n_bytes) // 4 if chunk_decoder(array) is None else ahead_bytes(stored_limit(n_bytes))
+        )
+        self.facts = replace(self.facts, prefetch_bytes=held)
 
     @classmethod
     def from_url(cls, name: str, url: str) -> Self:
@@ -593,12 +545,6 @@ class RemoteZarrSource(ZarrSource):
         if decode is None or self._store_and_root is None:
             return _ZarrBatches(self, start, stop)
         return _DirectChunks(self, start, stop, decode, *self._store_and_root)
-
-    def open_stored(self, start: int, stop: int, count: Callable[[int], object]) -> Rows:
-        """Open to read the stored bytes alone, on the direct path where there is one."""
-        if chunk_decoder(self.array) is None or self._store_and_root is None:
-            return self.open(start, stop)
-        return _DirectChunks(self, start, stop, counting(count), *self._store_and_root)
 
     def _content(self) -> dict[str, Any] | None:
         if self._store_and_root is None:
@@ -659,16 +605,34 @@ def _root(array: Any) -> str:
     return "/".join(part for part in (array.store.path.rstrip("/"), array.path) if part)
 
 
-class _DirectChunks(PrefetchedRows):
+class _RemoteRows(PrefetchedRows):
+    """Prefetched rows that warn of absent chunks among those that were read, where no listing has reported them."""
+
+    def __init__(self, source: RemoteZarrSource, *range_and_depth: Any) -> None:
+        self._absent, self._where = set[str](), source.where
+        super().__init__(source, *range_and_depth)
+
+    def close(self) -> None:
+        super().close()
+        if self._absent:
+            named = ", ".join(sorted(self._absent, key=natural_key)[:_MOST_NAMED])
+            named += " and more" if len(self._absent) > _MOST_NAMED else ""
+            warn(
+                f"{self._where}: chunks that are not stored: {named} ({len(self._absent):,} in all). Nothing lists "
+                "what should be there, so their rows are read as the array's fill value; if they are missing, write "
+                "them"
+            )
+
+
+class _DirectChunks(_RemoteRows):
     """Stored chunks of whole rows: prefetched as they are stored, and decoded as they are read."""
 
     def __init__(
         self, source: RemoteZarrSource, start: int, stop: int | None, decoder: Decoder, store: ObjectStore, root: str
     ) -> None:
         self._array, self._stored, self._decoder = source.array, source.stored, decoder
-        self._store, self._root, chunk_rows = store, root, source.row_chunk or 1
+        self._store, self._root, chunk_rows = store, root, source.facts.row_chunk or 1
         self._limit = stored_limit(chunk_rows * source.row_bytes)
-        self._absent: set[str] = set()
         super().__init__(source, chunk_rows, 0, start, stop, n_ahead(self._limit))
 
     def _decode(self, index: int, fetched: bytes | None, out: npt.NDArray[Any]) -> None:
@@ -679,9 +643,7 @@ class _DirectChunks(PrefetchedRows):
         path, stored = self._path(index), self._stored
         found, version = self._store.read(path, 0, self._limit, self._what(index))
         if found is None and stored is None:
-            time.sleep(
-                limits.LOOK_AGAIN_S
-            )  # where nothing lists the chunks, one is absent only if it is not found twice
+            time.sleep(limits.LOOK_AGAIN_S)  # where nothing lists the chunks, absent is what is not found twice
             found, version = self._store.read(path, 0, self._limit, self._what(index))
             if found is None:
                 self._absent.add(path.removeprefix(f"{self._root}/"))
@@ -695,36 +657,17 @@ class _DirectChunks(PrefetchedRows):
     def _path(self, index: int) -> str:
         return f"{self._root}/{key_of(self._array, index)}"
 
-    def close(self) -> None:
-        super().close()
-        _warn_of_absent(self._store.shown(self._root), self._absent)
 
-
-class _ZarrBatches(PrefetchedRows):
+class _ZarrBatches(_RemoteRows):
     """Rows that Zarr itself reads, one batch ahead: each batch is requested chunk by chunk at the same time."""
 
     def __init__(self, source: RemoteZarrSource, start: int, stop: int | None) -> None:
-        self._zarr, self._absent = source, set[str]()
+        self._zarr = source
         self._url = source.url or url_of(source.array.store.fs, source.array.store.path)
-        chunk = source.row_chunk or 1
+        chunk = source.facts.row_chunk or 1
         origin, rows = start - start % chunk, max(chunk, _BATCH_BYTES // source.row_bytes // chunk * chunk)
-        super().__init__(source, rows, origin, start, stop, depth=1)
+        super().__init__(source, rows, origin, start, stop, 1)
 
     def _fetch(self, index: int) -> npt.NDArray[Any]:
         start, stop = self._bounds(index)
         return ZarrRows(self._zarr, self._absent, self._url).read(start, stop)
-
-    def close(self) -> None:
-        super().close()
-        _warn_of_absent(self._zarr.where, self._absent)
-
-
-def _warn_of_absent(where: str, keys: set[str]) -> None:
-    """Warn of absent chunks among those that were read, where no listing has reported them before."""
-    if keys:
-        named = ", ".join(sorted(keys, key=natural_key)[:_MOST_NAMED])
-        named += " and more" if len(keys) > _MOST_NAMED else ""
-        warn(
-            f"{where}: chunks that are not stored: {named} ({len(keys):,} in all). Nothing lists what should be there, "
-            "so their rows are read as the array's fill value; if they are missing, write them"
-        )

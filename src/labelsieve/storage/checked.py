@@ -353,6 +353,8 @@ class Record:
             facts = json.loads(content)
             self.header, self.footer, self._blocks = facts["header"], facts["footer"], facts["blocks"]
             self._columns = {name: np.dtype(dtype) for name, dtype in facts["columns"]}
+            self._row_bytes = sum(dtype.itemsize for dtype in self._columns.values())
+            self.n_rows = int(sum(rows for rows, _ in self._blocks))
             blocks_bytes = self.n_rows * self._row_bytes
         except (KeyError, TypeError, ValueError) as error:
             raise self._damage("its footer lacks something") from error
@@ -370,20 +372,11 @@ class Record:
         self._file.close()
 
     @property
-    def n_rows(self) -> int:
-        """Rows of all blocks."""
-        return sum(rows for rows, _ in self._blocks)
-
-    @property
     def layout(self) -> RecordLayout:
         """Where the blocks are."""
-        rows, checksums = [rows for rows, _ in self._blocks], [checksum for _, checksum in self._blocks]
+        rows, checksums = np.array(self._blocks, np.int64).reshape(-1, 2).T
         columns = tuple((name, dtype.str) for name, dtype in self._columns.items())
-        return RecordLayout(columns, np.array(rows, np.int64), np.array(checksums, np.uint32))
-
-    @property
-    def _row_bytes(self) -> int:
-        return sum(dtype.itemsize for dtype in self._columns.values())
+        return RecordLayout(columns, rows.copy(), checksums.astype(np.uint32))
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[dict[str, npt.NDArray[Any]]]:
         """Yield the columns of rows ``[start, stop)`` in blocks. Each block is read and checked as a whole.

@@ -177,16 +177,10 @@ class LocalFolder:
     """
 
     def __init__(self, path: Path, around: LocalFolder | None = None) -> None:
-        self.path = path
-        self._around = around
+        self.path, self.where, self._around = path, str(path), around
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_around": None}
-
-    @property
-    def where(self) -> str:
-        """The path."""
-        return str(self.path)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LocalFolder, (self.path,)
 
     def folder(self, name: str) -> LocalFolder:
         """Return a folder in this one."""
@@ -306,14 +300,14 @@ class UrlFolder:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+        self.where = url.rstrip("/")
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url}  # without connections
+    def __reduce__(self) -> tuple[Any, ...]:
+        return UrlFolder, (self.where,)  # without connections
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
-        return filesystem(self.url)
+        return filesystem(self.where)
 
     def _path(self, name: str) -> tuple[Any, str]:
         fs, path = self._opened
@@ -330,17 +324,12 @@ class UrlFolder:
         except LabelsieveError:
             raise
         except Exception as error:  # noqa: BLE001  # clients of remote stores may raise any error
-            check_credentials(error, where, self.url)
-            raise UnreadableDataError(f"{where} is not readable: {cause_of(error, self.url)}") from None
-
-    @property
-    def where(self) -> str:
-        """The URL."""
-        return self.url
+            check_credentials(error, where, self.where)
+            raise UnreadableDataError(f"{where} is not readable: {cause_of(error, self.where)}") from None
 
     def folder(self, name: str) -> UrlFolder:
         """Return a folder in this one."""
-        return UrlFolder(f"{self.url}/{name}")
+        return UrlFolder(f"{self.where}/{name}")
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """Return bytes ``[start, stop)`` of an object."""
@@ -354,7 +343,7 @@ class UrlFolder:
             fs, path = self._path(name)
             size = int(fs.info(path)["size"])
         if size > _REQUEST_BYTES:
-            return io.BufferedReader(_ObjectFile(self, name, size), _REQUEST_BYTES)
+            return io.BufferedReader(RangedFile(partial(self.read, name), size), _REQUEST_BYTES)
         return io.BytesIO(self.read(name))
 
     @contextmanager
@@ -447,30 +436,42 @@ class UrlFolder:
                 fs.rm(f"{path}{below}", recursive=True)
 
 
-class _ObjectFile(io.RawIOBase):
-    """An object as a file, of which each read is a request."""
+class RangedFile(io.RawIOBase):
+    """A file of which each read takes a range of bytes.
 
-    def __init__(self, folder: UrlFolder, name: str, size: int) -> None:
-        self._folder, self._name, self._size, self._position = folder, name, size, 0
+    Parameters
+    ----------
+    fetch : callable
+        Returns bytes ``[start, stop)``.
+    size : int
+        Bytes of the file.
+    """
+
+    def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:
+        super().__init__()
+        self._fetch, self._size, self._position = fetch, size, 0
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
+        """Return True."""
         return True
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+    def tell(self) -> int:
+        """Return the position."""
         return self._position
 
-    def tell(self) -> int:
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a position."""
+        self._position = max(0, offset + (0, self._position, self._size)[whence])
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        stop = min(self._position + len(buffer), self._size)
-        if stop <= self._position:
-            return 0
-        got = self._folder.read(self._name, self._position, stop)
+        """Read from the position on."""
+        stop = min(self._size, self._position + len(buffer))
+        got = self._fetch(self._position, stop) if stop > self._position else b""
         buffer[: len(got)] = got
         self._position += len(got)
         return len(got)

@@ -76,27 +76,6 @@ def own_folder(folder: Folder, name: str, wait: float = 0) -> Iterator[Callable[
         run.end()
 
 
-def owner_of(folder: Folder) -> str:
-    """Return which run owns `folder` and since when, in words; "" if none does, or if that cannot be known.
-
-    In an object store it may be a run that was killed.
-    """
-    if not isinstance(folder, LocalFolder):
-        facts = _Run(folder, "", "").read()
-        return f"{facts['owner']} since {facts['since']}" if facts else ""
-    try:
-        with (folder.path / LOCK).open() as file:
-            try:
-                # A shared lock, for an instant: it is refused as long as a run has an exclusive one.
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                since = datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC)
-                return f"{file.read().strip() or 'another process'} since {since.strftime(_TIME)}"
-    except (OSError, AttributeError):  # no lock file, or a system without locks
-        pass
-    return ""
-
-
 @contextmanager
 def abandoned(folder: Path) -> Iterator[bool]:
     """Yield whether a killed process of this machine owned a folder; if so, it is locked while the block runs.

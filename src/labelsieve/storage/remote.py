@@ -127,8 +127,6 @@ def max_requests() -> int:
 
     chosen = config.get("labelsieve.max-requests", MAX_REQUESTS)
     if isinstance(chosen, bool) or not isinstance(chosen, int) or chosen < 1:
-        from labelsieve.errors import InvalidInputError
-
         raise InvalidInputError(
             f"labelsieve.max-requests in Dask's configuration must be a whole number from 1 on, not {chosen!r}"
         )
@@ -210,20 +208,17 @@ async def repeat(
     describe : callable
         Says in one line what failed, for the log.
     """
-    from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
-
-    def error_of(state: RetryCallState) -> BaseException:
-        error = state.outcome.exception() if state.outcome else None
-        return error or RuntimeError("no error")
-
-    attempts = AsyncRetrying(
-        stop=stop_after_attempt(TRIES),
-        wait=lambda state: max(pause(state.attempt_number), retry_after(error_of(state))),
-        retry=retry_if_exception(lambda error: is_transient(error) and not is_cancelled()),
-        before_sleep=lambda state: RETRY_LOG.add(describe(error_of(state))),
-        reraise=True,
-    )
-    return await attempts(request)
+    n_failed = 0
+    while True:
+        try:
+            return await request()
+        except Exception as error:
+            n_failed += 1
+            if n_failed >= TRIES or not is_transient(error) or is_cancelled():
+                raise
+            RETRY_LOG.add(describe(error))
+            seconds = max(pause(n_failed), retry_after(error))
+        await asyncio.sleep(seconds)
 
 
 def pause(n_failed: int) -> float:

@@ -11,25 +11,7 @@ from aiobotocore.session import AioSession
 from botocore.exceptions import ClientError
 from s3fs.core import S3_RETRYABLE_ERRORS, S3FileSystem  # type: ignore[import-untyped]  # it has no types
 
-from labelsieve.storage.remote import (
-    CONNECT_S,
-    REFUSED_CODES,
-    RETRY_LOG,
-    SILENCE_S,
-    TRANSIENT_STATUS,
-    TRIES,
-    Pace,
-    cause_of,
-    error_code,
-    first_answer,
-    max_requests,
-    pause,
-    pause_of,
-    read_body,
-    repeat,
-    slots,
-    version_of,
-)
+from labelsieve.storage import remote
 
 _TRANSIENT: Final = (
     *S3_RETRYABLE_ERRORS,
@@ -48,7 +30,7 @@ class S3(S3FileSystem):  # type: ignore[misc]  # the base class has no types
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.pace = Pace()
+        self.pace = remote.Pace()
         if options.get("session") is None:
             self.session: Any = AioSession(**self.kwargs)
             self.session.register("needs-retry.s3", _before_repeat)
@@ -58,16 +40,16 @@ class S3(S3FileSystem):  # type: ignore[misc]  # the base class has no types
     def options(cls, configured: dict[str, Any]) -> dict[str, Any]:
         """Return the options for many requests at a time, added to those of the user's configuration of fsspec."""
         config = {
-            "max_pool_connections": max_requests(),
-            "connect_timeout": CONNECT_S,
-            "read_timeout": SILENCE_S,
-            "retries": {"mode": "standard", "total_max_attempts": TRIES},
+            "max_pool_connections": remote.max_requests(),
+            "connect_timeout": remote.CONNECT_S,
+            "read_timeout": remote.SILENCE_S,
+            "retries": {"mode": "standard", "total_max_attempts": remote.TRIES},
         }
         # One request for each call: prefetching makes its requests in parallel.
         return {"max_concurrency": 1, "config_kwargs": config | configured.get("config_kwargs", {})}
 
     async def _call_s3(self, method: str, *arguments: Any, **options: Any) -> Any:
-        async with slots():
+        async with remote.slots():
             with self._forgetting():
                 try:
                     return await super()._call_s3(method, *arguments, **options)
@@ -85,7 +67,7 @@ class S3(S3FileSystem):  # type: ignore[misc]  # the base class has no types
         try:
             yield
         except Exception as error:
-            if error_code(error) in REFUSED_CODES:
+            if remote.error_code(error) in remote.REFUSED_CODES:
                 self.clear_instance_cache()
             raise
 
@@ -106,10 +88,10 @@ class S3(S3FileSystem):  # type: ignore[misc]  # the base class has no types
 
         def describe(error: BaseException) -> str:
             url = self.unstrip_protocol(path)
-            return f"{url}: {cause_of(error, url)}"
+            return f"{url}: {remote.cause_of(error, url)}"
 
         with self._forgetting():
-            return await repeat(request, is_transient_of_s3, _s3_retry_after, describe)
+            return await remote.repeat(request, is_transient_of_s3, _s3_retry_after, describe)
 
     async def _read_once(self, path: str, start: int | None, end: int | None) -> tuple[bytes, str]:
         bucket, key, version = self.split_path(path)
@@ -120,16 +102,16 @@ class S3(S3FileSystem):  # type: ignore[misc]  # the base class has no types
         async def send() -> Any:
             return await S3FileSystem._call_s3(self, "get_object", Bucket=bucket, Key=key, **given)  # noqa: SLF001
 
-        async with slots():
-            answer = await first_answer(send, lambda late: late["Body"].close(), self.pace)
+        async with remote.slots():
+            answer = await remote.first_answer(send, lambda late: late["Body"].close(), self.pace)
             body = answer["Body"]
             content = getattr(body, "raw_stream", body).content
             try:
-                read = await read_body(body.read(), lambda: int(content.total_bytes))
+                read = await remote.read_body(body.read(), lambda: int(content.total_bytes))
             finally:
                 body.close()
         size = str(answer.get("ContentRange", "")).rpartition("/")[2] or answer.get("ContentLength")
-        return read, version_of({"size": size, "ETag": answer.get("ETag")})
+        return read, remote.version_of({"size": size, "ETag": answer.get("ETag")})
 
     async def _put_file(self, lpath: str, rpath: str, **options: Any) -> None:
         try:
@@ -143,7 +125,7 @@ def is_transient_of_s3(error: BaseException) -> bool:
     """Return whether the same request may succeed after this error."""
     answered = _client_error(error)
     if answered is not None:
-        return _status(answered) in TRANSIENT_STATUS or error_code(answered) in _TRANSIENT_CODES
+        return _status(answered) in remote.TRANSIENT_STATUS or remote.error_code(answered) in _TRANSIENT_CODES
     return isinstance(error, _TRANSIENT) and not isinstance(error, botocore.exceptions.SSLError)
 
 
@@ -162,7 +144,7 @@ def _status(error: BaseException) -> int:
 
 
 def _s3_retry_after(error: BaseException) -> float:
-    return pause_of(_metadata(error).get("HTTPHeaders", {}).get("retry-after"))
+    return remote.pause_of(_metadata(error).get("HTTPHeaders", {}).get("retry-after"))
 
 
 def _before_repeat(
@@ -179,8 +161,8 @@ def _before_repeat(
         return None
     if operation.name == "GetObject":
         raise error
-    if attempts >= TRIES:
+    if attempts >= remote.TRIES:
         return None
     url = request_dict["url"]
-    RETRY_LOG.add(f"{operation.name} {url}: {cause_of(error, url)}")
-    return max(pause(attempts), _s3_retry_after(error))
+    remote.RETRY_LOG.add(f"{operation.name} {url}: {remote.cause_of(error, url)}")
+    return max(remote.pause(attempts), _s3_retry_after(error))

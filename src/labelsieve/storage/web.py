@@ -8,21 +8,7 @@ from typing import Any, Final, TypeVar
 import aiohttp
 from fsspec.implementations.http import HTTPFileSystem
 
-from labelsieve.storage.remote import (
-    CONNECT_S,
-    SILENCE_S,
-    TRANSIENT_STATUS,
-    Pace,
-    cause_of,
-    first_answer,
-    pause_of,
-    read_body,
-    repeat,
-    slots,
-    stamp_of,
-    version_of,
-    without_query,
-)
+from labelsieve.storage import remote
 
 _T = TypeVar("_T")
 
@@ -35,17 +21,17 @@ class Web(HTTPFileSystem):  # type: ignore[misc]  # the base class has no types
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.pace = Pace()
+        self.pace = remote.Pace()
 
     @classmethod
     def options(cls, configured: dict[str, Any]) -> dict[str, Any]:
         """Return the options for limits of time, added to those of the user's configuration of fsspec."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=remote.CONNECT_S, sock_read=remote.SILENCE_S)
         return {"client_kwargs": {"timeout": timeout} | configured.get("client_kwargs", {})}
 
     async def _info(self, url: str, **options: Any) -> dict[str, Any]:
         async def request() -> dict[str, Any]:
-            async with slots():
+            async with remote.slots():
                 try:
                     return dict(await HTTPFileSystem._info(self, url, **options))  # noqa: SLF001
                 except FileNotFoundError as error:
@@ -81,33 +67,33 @@ class Web(HTTPFileSystem):  # type: ignore[misc]  # the base class has no types
             )
             return answer
 
-        async with slots():
-            answer = await first_answer(send, aiohttp.ClientResponse.close, self.pace)
+        async with remote.slots():
+            answer = await remote.first_answer(send, aiohttp.ClientResponse.close, self.pace)
             try:
                 if answer.status in _NOT_THERE:
                     raise FileNotFoundError(url)
                 answer.raise_for_status()
-                read = await read_body(answer.read(), lambda: answer.content.total_bytes)
+                read = await remote.read_body(answer.read(), lambda: answer.content.total_bytes)
             finally:
                 answer.close()  # of one that was read, the connection is free already
         size = answer.headers.get("Content-Range", "").rpartition("/")[2] or len(read)
-        return read, version_of({"size": size, "ETag": stamp_of(answer.headers)})
+        return read, remote.version_of({"size": size, "ETag": remote.stamp_of(answer.headers)})
 
     async def _repeat(self, url: str, request: Callable[[], Awaitable[_T]]) -> _T:
-        return await repeat(
+        return await remote.repeat(
             request,
             is_transient_of_web,
             _web_retry_after,
-            lambda error: f"{without_query(url)}: {cause_of(error, url)}",
+            lambda error: f"{remote.without_query(url)}: {remote.cause_of(error, url)}",
         )
 
 
 def is_transient_of_web(error: BaseException) -> bool:
     """Return whether the same request may succeed after this error."""
     if isinstance(error, aiohttp.ClientResponseError):
-        return error.status in TRANSIENT_STATUS
+        return error.status in remote.TRANSIENT_STATUS
     return isinstance(error, aiohttp.ClientError | TimeoutError | ConnectionError) and not isinstance(error, _PERMANENT)
 
 
 def _web_retry_after(error: BaseException) -> float:
-    return pause_of((getattr(error, "headers", None) or {}).get("Retry-After"))
+    return remote.pause_of((getattr(error, "headers", None) or {}).get("Retry-After"))

@@ -376,7 +376,7 @@ def _blocks(name: str, numbers: Any) -> Iterator[npt.NDArray[np.int64]]:
         for part in opened.blocks:
             yield np.asarray(part).astype(np.int64)
         return
-    step = opened.row_chunk or _ROWS_AT_A_TIME
+    step = opened.facts.row_chunk or _ROWS_AT_A_TIME
     with opened.open() as rows:
         for start in range(0, max(1, opened.n_rows), step):
             yield rows.read(start, min(start + step, opened.n_rows)).astype(np.int64)

@@ -64,25 +64,22 @@ OTHER_ORDER = {
 
 
 @pytest.mark.parametrize("name", OTHER_ORDER)
-def test_rows_in_another_order_are_an_error_that_says_the_line(name):
+def test_rows_in_another_order_are_an_error(name):
     labels, probs = OTHER_ORDER[name]
     message = refused(labels, probs)
     assert message.startswith("labels and pred_probs have the same index in different orders (row 0 is ")
-    as_they_stand = "give both as .to_numpy() if row i of labels does belong to row i of pred_probs"
-    if name.startswith("counted "):  # which of the two is right is known to the user alone
-        counted = "labels" if name == "counted rows" else "pred_probs"
-        line = message.partition(f", but that of {counted} only counts its rows: {as_they_stand}, otherwise write ")[2]
-    else:
-        assert message.endswith(f", or {as_they_stand}")
-        line = message.partition(": write ")[2].partition(", or give both")[0]
-    lines = {"labels": labels, "pred_probs": probs}
-    exec(line, lines)
-    fitting = lines["pred_probs"]
-    assert find(labels, fitting).num_issues == len(WANT)
-    # By position it is what it was.
-    np.testing.assert_array_equal(
-        find(labels.to_numpy().reshape(-1), fitting.to_numpy()).indices, find(labels, fitting).indices
+    counted = {"counted rows": "labels", "counted predictions": "pred_probs"}.get(name)
+    assert (f"), but that of {counted} only counts its rows: " if counted else "): ") in message
+    assert message.endswith(
+        ": give both in the same order, or give both as .to_numpy() if row i of labels does belong to row i of "
+        "pred_probs"
     )
+
+
+def test_both_in_the_same_order_pass():
+    labels, probs = OTHER_ORDER["ids"]
+    np.testing.assert_array_equal(find(labels, probs.loc[labels.index]).indices, WANT)
+    np.testing.assert_array_equal(find(given(), OTHER_ORDER["xarray"][1].sel(row=IDS)).indices, WANT)
 
 
 def test_the_first_row_that_differs_is_named():
@@ -100,16 +97,14 @@ def test_the_first_row_that_differs_is_named():
         ),
     ],
 )
-def test_other_rows_are_an_error_that_says_how_to_keep_those_of_both(labels, probs):
+def test_other_rows_are_an_error(labels, probs):
     message = refused(labels, probs)
-    start = (
-        "labels and pred_probs are not of the same rows: only 239 of 240 index labels are in both. Write labels, pred"
+    assert message.startswith(
+        "labels and pred_probs are not of the same rows: only 239 of 240 index labels are in both: give the rows that "
+        "both have, or "
     )
-    assert message.startswith(start)
-    lines = {"labels": labels, "pred_probs": probs, "xarray": xr}
-    exec(message.partition(" Write ")[2].partition(", or give both")[0], lines)
-    assert lines["labels"].shape == (N - 1,)
-    find(lines["labels"], lines["pred_probs"])
+    fewer = (labels[1:], probs[:-1]) if isinstance(labels, xr.DataArray) else (labels.iloc[1:], probs.iloc[:-1])
+    find(*fewer)
 
 
 def test_repeated_index_labels_that_differ_are_an_error():
@@ -168,27 +163,35 @@ OTHER_CLASSES = {
 }
 
 
+SORTED_AS_TEXT = np.argsort(np.argsort(NUMBERS, kind="stable"))
+ORDERS = {name: SORTED_AS_TEXT for name in OTHER_CLASSES if "sorted as text" in name}
+
+
 @pytest.mark.parametrize("name", OTHER_CLASSES)
-def test_classes_in_another_order_are_an_error_that_says_the_line(name):
+def test_classes_in_another_order_are_an_error(name):
     probs, where = OTHER_CLASSES[name]
     message = refused(LABELS, probs)
-    assert message.startswith(
-        f"the columns of pred_probs are not in the order of the classes ({where}): write pred_probs"
+    assert message == (
+        f"the columns of pred_probs are not in the order of the classes ({where}): give them in that order, or give "
+        "pred_probs.to_numpy() if column k does belong to label k"
     )
-    lines = {"pred_probs": probs}
-    exec(message.partition(": write ")[2].partition(", or give pred_probs.to_numpy()")[0], lines)
-    np.testing.assert_array_equal(find(LABELS, lines["pred_probs"]).indices, WANT)
+    in_order = (
+        probs[:, np.argsort(CLASSES)]
+        if isinstance(probs, xr.DataArray)
+        else probs.iloc[:, ORDERS.get(name, np.argsort(CLASSES))]
+    )
+    np.testing.assert_array_equal(find(LABELS, in_order).indices, WANT)
 
 
 @pytest.mark.parametrize("probs", [frame(columns=NAMES).iloc[:, CLASSES], array(classes=NAMES)[:, CLASSES]])
-def test_names_in_another_order_than_class_names_are_an_error_that_says_the_line(probs):
+def test_names_in_another_order_than_class_names_are_an_error(probs):
     message = refused(LABELS, probs, class_names=NAMES)
-    assert message.startswith(
-        "the columns of pred_probs are not in the order of class_names (column 0 is 'name d', which is class 3): write "
+    assert message == (
+        "the columns of pred_probs are not in the order of class_names (column 0 is 'name d', which is class 3): give "
+        "them in that order"
     )
-    lines = {"pred_probs": probs, "class_names": NAMES}
-    exec(message.partition(": write ")[2], lines)
-    np.testing.assert_array_equal(find(LABELS, lines["pred_probs"], class_names=NAMES).indices, WANT)
+    in_order = probs.sel({"class": NAMES}) if isinstance(probs, xr.DataArray) else probs[NAMES]
+    np.testing.assert_array_equal(find(LABELS, in_order, class_names=NAMES).indices, WANT)
 
 
 def test_a_known_name_at_another_place_is_an_error():
@@ -198,7 +201,7 @@ def test_a_known_name_at_another_place_is_an_error():
 
 def test_two_truth_values_in_another_order_are_an_error():
     labels, probs = draw(50, 2, signal=5.0)
-    assert "(column 0 is True): write pred_probs = pred_probs.sort_index(axis=1)," in refused(
+    assert "(column 0 is True): give them in that order, or" in refused(
         labels, pd.DataFrame(probs, columns=[True, False])
     )
     find(labels, pd.DataFrame(probs, columns=[False, True]))
@@ -235,8 +238,9 @@ def test_ids_in_another_order_are_an_error():
     np.testing.assert_array_equal(find(series(IDS), PROBS, ids=own).issue_table()["id"], IDS[WANT])
     message = refused(series(IDS), PROBS, ids=own.iloc[ROWS])
     assert message.startswith("ids and labels have the same index in different orders (row 0 is ")
-    assert ": write ids = ids.loc[labels.index], or give both as .to_numpy()" in message
-    assert ": write ids = ids.loc[pred_probs.index], or" in refused(LABELS, frame(IDS), ids=own.iloc[ROWS])
+    assert message.endswith("or give both as .to_numpy() if row i of ids does belong to row i of labels")
+    assert "ids and pred_probs have the same" in refused(LABELS, frame(IDS), ids=own.iloc[ROWS])
+    np.testing.assert_array_equal(find(series(IDS), PROBS, ids=own.iloc[ROWS].loc[IDS]).indices, WANT)
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ def test_file_urls_are_paths(tmp_path, want):
     write_zarr(str(tmp_path / "p.zarr"), PROBS, chunks=(70, 6))
     opened = open_pred_probs((tmp_path / "p q.npy").as_uri())
     assert isinstance(opened, NpySource)
-    assert opened.forkable
+    assert opened.facts.forkable
     assert_same_bits(find(LABELS, (tmp_path / "p q.npy").as_uri()), want)
     assert_same_bits(find(LABELS, f"file://{tmp_path}/p.zarr"), want)
 
@@ -200,7 +200,7 @@ def test_an_array_opened_by_its_user_on_fsspec_is_read_ahead(bucket, tmp_path):
     code = """
         import pickle, sys
         import numpy as np, zarr
-        from labelsieve.sources import remote_zarr
+        from labelsieve.sources import zarr as remote_zarr
         from labelsieve.sources.open import open_pred_probs
         from labelsieve.sources.zarr import RemoteZarrSource
 
@@ -455,9 +455,9 @@ def test_the_bound_of_read_ahead_is_known_beforehand(memory):
     assert ahead_bytes(40_000_000) == 160_000_000
     write_zarr(f"{memory}/p.zarr", PROBS, chunks=(70, 6))
     save(f"{memory}/p.npy", PROBS)
-    assert open_pred_probs(f"{memory}/p.zarr").prefetch_bytes == 34 * remote_zarr.stored_limit(70 * 48)
-    assert open_pred_probs(f"{memory}/p.npy").prefetch_bytes == 34 * PROBS.nbytes
-    assert ArraySource(PROBS).prefetch_bytes == 0
+    assert open_pred_probs(f"{memory}/p.zarr").facts.prefetch_bytes == 34 * remote_zarr.stored_limit(70 * 48)
+    assert open_pred_probs(f"{memory}/p.npy").facts.prefetch_bytes == 34 * PROBS.nbytes
+    assert ArraySource(PROBS).facts.prefetch_bytes == 0
 
 
 def test_an_error_while_reading_ahead_names_the_rows_and_leaves_no_thread(memory):
@@ -874,10 +874,12 @@ def test_other_files_among_shards(tmp_path, want):
     with pytest.raises(InvalidInputError, match=r"pred_probs-0.npy and q.zarr"):
         open_pred_probs(folder)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InvalidInputError, match=r"not a Zarr array: it has no zarr\.json or \.zarray, and no \.npy"):
+    with pytest.raises(
+        InvalidInputError, match=r"has no \.npy, .* and no \.zarr arrays, and it has no zarr\.json or \.zarray"
+    ):
         open_pred_probs(tmp_path / "empty")
     (tmp_path / "empty" / "only.pt").write_bytes(b"a pickle")
-    with pytest.raises(InvalidInputError, match=r"and no \.npy or \.zarr shards; it holds 1 \.pt file, but only"):
+    with pytest.raises(InvalidInputError, match=r"\.zarray itself; it has 1 \.pt file; only \.npy"):
         open_pred_probs(tmp_path / "empty")
 
 
@@ -911,7 +913,7 @@ def test_ten_thousand_shards_travel_in_little(tmp_path):
     assert source.shape == (1_000_000, 6)
     assert len(pickle.dumps(source)) < 1_200_000
     back = pickle.loads(pickle.dumps(source))
-    assert (back.shard(777)[0].where, back.shard(777)[1]) == (shards[777].where, 77_700)
+    assert (back.children[777].where, back.begins[777]) == (shards[777].where, 77_700)
     part, origin = source.part(77_750, 78_050)
     assert (origin, part.n_rows) == (77_700, 400)
     assert len(pickle.dumps(part)) < 2000
@@ -951,11 +953,11 @@ def test_only_the_shards_that_a_range_touches_are_opened(tmp_path, monkeypatch):
 def test_the_row_chunk_of_shards(tmp_path):
     write_shards(tmp_path / "even", [PROBS[:300], PROBS[300:]], "p{}.zarr")
     write_shards(tmp_path / "odd", [PROBS[:270], PROBS[270:]], "p{}.zarr")
-    assert [open_pred_probs(tmp_path / name).row_chunk for name in ("even", "odd")] == [50, 50]
-    assert not open_pred_probs(tmp_path / "even").in_pieces
+    assert [open_pred_probs(tmp_path / name).facts.row_chunk for name in ("even", "odd")] == [50, 50]
+    assert not open_pred_probs(tmp_path / "even").facts.in_pieces
     write_shards(tmp_path / "npy", [PROBS[:300], PROBS[300:]])
-    assert open_pred_probs(tmp_path / "npy").row_chunk is None
-    assert open_pred_probs(tmp_path / "npy").in_pieces
+    assert open_pred_probs(tmp_path / "npy").facts.row_chunk is None
+    assert open_pred_probs(tmp_path / "npy").facts.in_pieces
 
 
 # Identities -------------------------------------------------------------------------------------------------------
