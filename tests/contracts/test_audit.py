@@ -320,7 +320,7 @@ def test_several_reviewers_are_settled_by_the_rule(known, tmp_path):
     ben = ann[:20].assign(decision=[*["keep", "other"] * 10])
     ben.to_csv(tmp_path / "ben.csv", index=False)
     differ = int((words[:20] != ben.decision).sum())
-    with pytest.raises(InvalidInputError, match=rf"differ in {differ} rows: .*choose a rule"):
+    with pytest.raises(InvalidInputError, match=rf"differ in {differ} rows?: .*choose a rule"):
         labelsieve.estimate(audit, [ann, tmp_path / "ben.csv"])
     last = labelsieve.estimate(audit, [ann, tmp_path / "ben.csv"], conflicts="last")
     words[:20] = ben.decision
@@ -773,7 +773,7 @@ def test_bad_decisions(known, tmp_path):
         ({"row": [row], "decision": ["yes"]}, f"row {row:,}: 'yes' is not a decision: they are accept"),
         (
             {"row": [row, row], "decision": ["keep", "other"]},
-            rf"differ in 1 rows: row {row:,} \(somebody: keep; somebody: other 'wrong'\)",
+            rf"differ in 1 row: row {row:,} \(somebody: keep; somebody: other 'wrong'\)",
         ),
         ({"row": ["x"], "decision": ["keep"]}, "'x' is not a row"),
         ({"row": [row, row], "decision": ["keep"]}, "the columns differ in length"),

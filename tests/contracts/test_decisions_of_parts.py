@@ -580,7 +580,12 @@ def test_reviews_and_audits_take_labels_in_the_form_of_the_task(tmp_path):
 ONE = {"row": [1], "given_label": [1], "decision": ["other"], "label": [0]}
 TAGS = {"row": [1], "given_label": [2], "decision": ["accept"], "label": [3]}
 BAD = {
-    "lists of lists": ([[0, 1], [1]], ONE, {}, "lists of lists: give task='tokens', task='tags' or task='segmentation'"),
+    "lists of lists": (
+        [[0, 1], [1]],
+        ONE,
+        {},
+        "lists of lists: give task='tokens', task='tags' or task='segmentation'",
+    ),
     "a matrix": (np.zeros((3, 2), int), ONE, {}, r"one axis \(N,\), not shape \(3, 2\); for more axes give task="),
     "a column of lists": (pd.Series([[0, 1], [1]]), ONE, {}, "for lists give task="),
     "a task that is none": ([[0, 1]], ONE, {"task": "token"}, "task"),

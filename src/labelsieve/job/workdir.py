@@ -433,8 +433,7 @@ def read_description(folder: Folder) -> Description | None:
         If it is damaged, or another version wrote it; the message says how to start over.
     """
     damaged = WorkdirError(
-        f"{folder.where}/{NAME} is damaged, or was written by another version of Labelsieve. "
-        "Start over with fresh=True"
+        f"{folder.where}/{NAME} is damaged, or was written by another version of Labelsieve. Start over with fresh=True"
     )
     try:
         fields = json.loads(folder.read(NAME))

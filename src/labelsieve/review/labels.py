@@ -23,6 +23,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.checks import rows_in_words
 from labelsieve.confident_learning.thresholds import Int64s, class_dtype
 from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
 from labelsieve.multilabel_classification.rows import TagMatrix, open_lists
@@ -228,8 +229,9 @@ class ArrayLabels(LabelFile):
         found = self.corrected(rows, values)
         gone = np.fromiter(map(is_missing, found.tolist()), np.bool_) if found.dtype.kind == "O" else np.empty(0)
         if gone.any():
+            n_gone = rows_in_words(int(gone.sum()), "label is", "labels are")
             raise InvalidInputError(
-                f"output: {int(gone.sum()):,} labels are missing, the first in row {int(gone.argmax()):,}, and a "
+                f"output: {n_gone} missing, the first in row {int(gone.argmax()):,}, and a "
                 f"{path.suffix} of text has none that is missing: leave output out, or store labels as Parquet or CSV"
             )
         if path.suffix == ".zarr":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.checks import rows_in_words
 from labelsieve.confident_learning.summarize import PlaneSummarizer
 from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError, UnreadableDataError
 from labelsieve.options import PROBABILITY_TOLERANCE
@@ -685,7 +686,7 @@ def _check_sizes(name: str, sizes: npt.NDArray[np.int64], other_name: str, other
     more = int(differs.sum()) - 1
     text = f"image {image:,}: {name} has {height} x {width} pixels, {other_name} {other_height} x {other_width}"
     if more:
-        text += f" ({more:,} more images differ)"
+        text += f" ({rows_in_words(more, 'more image differs', 'more images differ')})"
     if (height, width) == (other_width, other_height):
         raise InvalidInputError(f"{text}: are the axes of one swapped? Height comes first")
     smaller = height % other_height == width % other_width == 0 and height // other_height == width // other_width
@@ -770,8 +771,8 @@ def _whole_numbers(labels: Opened) -> Opened:
     if labels.dtype.kind == "b" and isinstance(labels, ArraySource):
         return ArraySource(labels.array.view(np.uint8))
     hints = {
-        "b": "convert them with .astype(np.uint8)",
-        "f": "convert them with .astype(int) if all are whole numbers",
+        "b": "convert them to np.uint8",
+        "f": "convert them to integers if all are whole numbers",
     }
     hint = hints.get(labels.dtype.kind, "each pixel has the number of its class")
     raise InvalidInputError(f"masks must be integers 0..K-1, not {labels.dtype}: {hint}")
