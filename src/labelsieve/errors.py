@@ -173,13 +173,22 @@ class located:  # noqa: N801  # reads as what it does: with located(...)
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not isinstance(error, Exception) or isinstance(error, MissingDependencyError):
-            return
-        text = f"{self._where}: {error if isinstance(error, LabelsieveError) else f'{type(error).__name__}: {error}'}"
-        if isinstance(error, LabelsieveError):
-            raise type(error)(text).at(error.rows or self._rows) from error
-        kind = UnreadableDataError if isinstance(error, OSError) else TaskFailedError
-        raise kind(text).at(self._rows) from error
+        if isinstance(error, Exception):
+            locate(error, self._where, self._rows)
+
+
+def locate(error: Exception, where: str, rows: Iterable[tuple[int, int]] = ()) -> None:
+    """Raise `error` anew with the rows that were worked on in its message; the parameters are those of `located`.
+
+    @private
+    """
+    if isinstance(error, MissingDependencyError):
+        return
+    text = f"{where}: {error if isinstance(error, LabelsieveError) else f'{type(error).__name__}: {error}'}"
+    if isinstance(error, LabelsieveError):
+        raise type(error)(text).at(error.rows or rows) from error
+    kind = UnreadableDataError if isinstance(error, OSError) else TaskFailedError
+    raise kind(text).at(rows) from error
 
 
 def size(n_bytes: float) -> str:

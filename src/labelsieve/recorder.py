@@ -15,27 +15,27 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.checks import MAX_RANGES, Findings, RowChecks, errors_in, raise_or_warn
-from labelsieve.confident_learning.scores import Settings
-from labelsieve.confident_learning.summarize import ROW_SUM, check_recordable
-from labelsieve.confident_learning.thresholds import Int64s, Ints, SummaryBlock
+from labelsieve.confident_learning.summarize import check_recordable
+from labelsieve.confident_learning.thresholds import Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveError
-from labelsieve.job.partition import Batches, Partition, RowRange
-from labelsieve.job.scan import read_rows
 from labelsieve.options import check_flag, check_ignored_number, check_whole_number
 from labelsieve.sources.arrays import on_host
-from labelsieve.sources.composite import LogitsSource
 from labelsieve.sources.open import check_lengths, open_labels, open_pred_probs
-from labelsieve.sources.recording import BatchSummarizer, PartWriter, RecorderSettings, check_batch, rename_rows
+from labelsieve.sources.recording import BatchSummarizer, PartWriter, RecorderSettings, rename_rows
 from labelsieve.sources.source import Source
 from labelsieve.sources.summaries import column_values
 from labelsieve.storage.folder import open_folder
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "summarize_batch"]
 
 logger = logging.getLogger("labelsieve")
 
 # Row numbers beyond this are mistakes; sums of probabilities are exact up to it.
 _MOST_ROWS: Final = 1 << 36
+# Dtypes of other libraries, by the last part of their names.
+_FLOATS: Final = frozenset({"float16", "bfloat16", "float32", "float64"})
+# Classes of `summarize_batch` are signed, as Spark and most databases have no other integers.
+_CLASS_DTYPE: Final = np.dtype(np.int32)
 
 
 class Recorder:
@@ -173,7 +173,7 @@ class Recorder:
         findings, writer = Findings(), self._writer
         try:
             label, probs = on_host("labels", labels), on_host("pred_probs", pred_probs)
-            check_batch(label, probs, self._settings.n_classes)
+            _check_batch(label, probs, self._settings.n_classes)
             numbers = None if rows is None else self._checked_rows(rows, len(label))
             names = None if ids is None else _checked_ids(ids, len(label))
             writer.check_kind(has_rows=numbers is not None, has_ids=names is not None)
@@ -215,7 +215,7 @@ class Recorder:
         try:
             raise_or_warn(findings, self._settings.n_classes, self._checks)
         except InvalidInputError as error:
-            text = f"{self._writer.where}, after {self._writer.n_given:,} rows: {error}"
+            text = f"{self._writer.where}, after {self.rows_recorded + self._writer.n_held:,} rows: {error}"
             raise InvalidInputError(f"{text} ({what})" if what else text).at(error.rows) from error
 
     def flush(self) -> None:
@@ -265,6 +265,21 @@ class Recorder:
             self._release()
 
 
+def _check_batch(labels: npt.NDArray[Any], pred_probs: Any, n_classes: int) -> None:
+    """Raise unless a batch has labels, and probabilities of all classes for each."""
+    shape, dtype = tuple(pred_probs.shape), pred_probs.dtype
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        what = f"shape {labels.shape}" if labels.ndim != 1 else f"dtype {labels.dtype}"
+        raise InvalidInputError(f"labels of a batch must be (n,) integers 0..K-1, not of {what}")
+    if len(shape) != 2 or shape[1] != n_classes:
+        raise InvalidInputError(f"pred_probs of a batch must have shape (n, {n_classes:,}), not {shape}")
+    if shape[0] != len(labels):
+        raise InvalidInputError(f"a batch has {len(labels):,} labels and {shape[0]:,} rows of pred_probs")
+    known = dtype.char in "efd" if isinstance(dtype, np.dtype) else str(dtype).rpartition(".")[2] in _FLOATS
+    if not known:
+        raise InvalidInputError(f"pred_probs of a batch must be float16, bfloat16, float32 or float64, not {dtype}")
+
+
 def _checked_ids(ids: Any, n: int) -> npt.NDArray[Any]:
     """Return ids as integers or as UTF-8."""
     array: npt.NDArray[Any] = on_host("ids", ids)
@@ -282,13 +297,6 @@ def _checked_ids(ids: Any, n: int) -> npt.NDArray[Any]:
     if any("\0" in text for text in texts):
         raise InvalidInputError("ids must not have null characters")
     return np.array([text.encode("utf-8", "backslashreplace") for text in texts], "S")
-
-
-__all__ = ["summarize_batch"]
-
-# Classes are signed, as Spark and most databases have no other integers.
-_CLASS_DTYPE: Final = np.dtype(np.int32)
-_CLASS_LIMITS: Final = np.iinfo(_CLASS_DTYPE)
 
 
 def summarize_batch(
@@ -354,62 +362,34 @@ def summarize_batch(
     >>> labelsieve.find_label_issues(summaries=table, n_classes=2).indices
     array([4])
     """
-    wanted, checks = (
-        check_recordable(scores),
-        RowChecks.of(allow_zero_rows=allow_zero_rows, allow_unnormalized_rows=allow_unnormalized_rows),
-    )
-    ignored = check_ignored_number(ignore_label)
+    wanted, ignored = check_recordable(scores), check_ignored_number(ignore_label)
+    checks = RowChecks.of(allow_zero_rows=allow_zero_rows, allow_unnormalized_rows=allow_unnormalized_rows)
     opened_labels, opened = open_labels(labels), open_pred_probs(pred_probs)
     if not isinstance(opened_labels, Source) or not isinstance(opened, Source):
         raise InputTypeError("summarize_batch takes a batch in memory, not a Dask array: give .compute() of its rows")
     check_lengths(opened_labels, opened)
     check_flag("from_logits", from_logits)
-    opened = LogitsSource(opened) if from_logits else opened
     n_rows, n_classes = opened.shape
-    dtype = opened.dtype.newbyteorder("=")
     named = {"row": row, "id": id}
     names = {name: _checked_names(name, values, n_rows) for name, values in named.items() if values is not None}
-    recorded: dict[str, npt.NDArray[Any]] = {}
-    summary = SummaryBlock.empty(0, n_classes, dtype)
-    if n_rows:
-        partition = Partition(
-            Batches(0, ((0, n_rows),)),
-            RowRange(opened_labels),
-            RowRange(opened),
-            n_classes,
-            opened.dtype,
-            ignored,
-        )
-        for number, settings in enumerate([_settings_of(name) for name in wanted] or [Settings()]):
-            summary, totals = read_rows(partition, settings)
-            if not number:
-                raise_or_warn(totals.findings, n_classes, checks, totals.sums.dense().counts)
-            if wanted:
-                computed = summary.row_sum if wanted[number] == ROW_SUM else summary.score
-                recorded[wanted[number]] = np.asarray(computed)
-    else:
-        recorded = {name: np.empty(0) for name in wanted}
-    columns: dict[str, npt.NDArray[Any]] = {
-        "label": _given_labels(summary.label, n_classes, ignored),
-        "predicted": summary.predicted.astype(_CLASS_DTYPE),
-        "p_label": summary.p_label,
-        "p_predicted": summary.p_predicted,
-    }
-    return columns | recorded | names
-
-
-def _given_labels(labels: Ints, n_classes: int, ignored: int | None) -> Ints:
-    """Return the labels of a batch, with the user's own value where a row has none."""
-    fits = ignored is None or _CLASS_LIMITS.min <= ignored <= _CLASS_LIMITS.max
-    given: Ints = labels.astype(_CLASS_DTYPE if fits else np.int64)
-    if ignored is not None:
-        given[labels == n_classes] = ignored
-    return given
-
-
-def _settings_of(name: str) -> Settings:
-    """Return settings that compute a column."""
-    return Settings(adjust_pred_probs=True) if name == ROW_SUM else Settings(name)  # type: ignore[arg-type]  # checked
+    if not n_rows:
+        dtype = np.dtype(np.float64) if from_logits else opened.dtype.newbyteorder("=")
+        empty = {"label": _CLASS_DTYPE, "predicted": _CLASS_DTYPE, "p_label": dtype, "p_predicted": dtype}
+        return {name: np.empty(0, one) for name, one in (empty | dict.fromkeys(wanted, np.float64)).items()} | names
+    given, findings = opened_labels[:], Findings()
+    summarizer = BatchSummarizer(RecorderSettings(n_classes, from_logits, scores=wanted), checks, ignored)
+    columns = summarizer.columns(given, opened[:], findings)
+    if findings:
+        known = given[(given >= 0) & (given < n_classes)]
+        counts = np.bincount(known.astype(np.intp), minlength=n_classes)
+        counts[0] += n_rows - len(known)
+        raise_or_warn(findings, n_classes, checks, counts)
+    limits = np.iinfo(_CLASS_DTYPE)
+    fits = ignored is None or limits.min <= ignored <= limits.max
+    columns["label"] = given.astype(_CLASS_DTYPE if fits else np.int64)
+    columns["predicted"] = columns["predicted"].astype(_CLASS_DTYPE)
+    order = ("label", "predicted", "p_label", "p_predicted", *wanted)
+    return {name: columns[name] for name in order} | names
 
 
 def _checked_names(name: str, values: Any, n_rows: int) -> npt.NDArray[Any]:

@@ -113,7 +113,7 @@ def test_plan_answers_what_python_gives(answer):
     }
     options = ["--workers", 3, "--threads", 2, "--worker-memory", "4GB", "--filter-by", "both", "--batch-size", 40]
     code, found, err = answer("plan", *FILES, "--json", *options)
-    workers = labelsieve.execution.cluster.DescribedWorkers(3, 2, 4_000_000_000)
+    workers = labelsieve.execution.cluster.DescribedExecutor(3, 2, 4_000_000_000)
     plan = labelsieve.plan_label_issues("labels.npy", "pred_probs.npy", client=workers, filter_by="both", batch_size=40)
     expected = {renamed.get(name, name): value for name, value in asdict(plan).items()}
     assert (code, found, err) == (

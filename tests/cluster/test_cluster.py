@@ -24,7 +24,7 @@ from draws import assert_same_array, assert_same_bits, draw, find
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, MemoryLimitError, TaskFailedError
 from labelsieve.execution import cluster as choice
 from labelsieve.execution import cluster as cluster_executor
-from labelsieve.execution import local_cluster
+from labelsieve.execution import cluster as local_cluster
 from labelsieve.job import inputs
 from labelsieve.job import inputs as opening
 from labelsieve.sources.zarr import ZarrSource
@@ -232,7 +232,7 @@ def test_partitions_of_any_size_give_the_same_bits(in_process, stored, want):
 
 
 def test_a_map_in_slabs_gives_the_same_bits(in_process, stored, tmp_path, want, monkeypatch):
-    monkeypatch.setattr("labelsieve.execution.graph.slab_size", lambda _: 5)
+    monkeypatch.setattr("labelsieve.execution.executor.Executor.slab_size", 5)
     assert_same_bits(find(*KINDS["npy"](stored), client=in_process, **CUT), want)
     assert_same_bits(find(LABELS, PROBS, client=in_process, output=tmp_path / "out.zarr", **CUT), want)
 

@@ -10,7 +10,7 @@ from distributed import LocalCluster
 
 from draws import draw
 from labelsieve.cli.app import run
-from labelsieve.execution import executor as versions
+from labelsieve.execution import cluster as versions
 from labelsieve.job import plan as cluster_checks
 
 LABELS, PROBS = draw(400, 5, seed=3, dtype=np.float32)

@@ -206,9 +206,9 @@ def test_forked_processes_read_one_version(tmp_path, monkeypatch):
     np.save(path, PROBS)
     scan = Passes.scan
 
-    def changing(self, n_forks):
-        assert n_forks == 2
-        total = scan(self, n_forks)
+    def changing(self):
+        assert self._n_forks == 2
+        total = scan(self)
         write_into(path, OTHER)
         return total
 

@@ -19,12 +19,11 @@ from labelsieve import MemoryLimitError, plan_label_issues
 from labelsieve.cli.app import run
 from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import size
-from labelsieve.execution import executor, memory
-from labelsieve.execution import graph as dask_job
-from labelsieve.execution.local_cluster import cluster
-from labelsieve.execution.memory import INTERPRETER_BYTES, Need
+from labelsieve.execution import executor
+from labelsieve.execution.cluster import cluster
 from labelsieve.job import grid as partitioning
 from labelsieve.job import inputs as grids
+from labelsieve.job.grid import INTERPRETER_BYTES, Need
 from labelsieve.options import FILTER_NAMES
 from labelsieve.sources import open as open_array
 from labelsieve.sources.source import ReadFacts
@@ -60,7 +59,7 @@ def n_threads(request):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Make stored chunks of the result small, so that there are spans and runs."""
-    monkeypatch.setattr(partitioning, "RESULT_ROWS", 64)
+    monkeypatch.setattr("labelsieve.results.store.RESULT_ROWS", 64)
     monkeypatch.setattr(partitioning, "_SPAN_BYTES", 4000)
 
 
@@ -165,8 +164,8 @@ def test_labels_that_are_read_first_are_counted_by_a_plan_that_does_not_read_the
 
 
 def test_a_map_is_submitted_in_slabs(monkeypatch):
-    monkeypatch.setattr(dask_job, "SLAB", 16)
-    monkeypatch.setattr(memory, "SLAB", 16)
+    monkeypatch.setattr(executor, "SLAB", 16)
+    monkeypatch.setattr(partitioning, "SLAB", 16)
     want = draws.bits(labelsieve.find_label_issues(LABELS, PROBS))
     plan = plan_label_issues(LABELS, PROBS, **CUT)
     submitted = []
@@ -328,7 +327,7 @@ def test_summaries_stay_in_memory_where_they_fit_with_a_tenth_of_the_rows_as_iss
     choices = {"max_memory": 10**10}
     with dask.config.set(num_workers=2):
         plan = plan_label_issues(labels, probs, **choices)
-        issues = n_rows // 10 * memory.ISSUE_BYTES
+        issues = n_rows // 10 * partitioning.ISSUE_BYTES
         fits = plan.process_bytes + issues
         assert [plan_label_issues(labels, probs, max_memory=m).stored for m in (fits, fits - 1)] == [False, True]
         stored = plan_label_issues(labels, probs, max_memory=fits - 1)
@@ -407,18 +406,18 @@ def test_nothing_is_computed_for_a_plan():
 
 
 def test_no_labels_are_read_for_a_plan_either():
-    plan_label_issues(Unreadable((2000,), np.dtype("i8"), 70), PROBS, batch_size=100, partition_batches=1)
+    plan_label_issues(Unreadable((2000,), np.dtype("i8"), ReadFacts(70)), PROBS, batch_size=100, partition_batches=1)
 
 
 def test_a_plan_of_a_hundred_terabytes_takes_no_time(monkeypatch):
     monkeypatch.setattr(executor, "free_bytes", lambda: 10**11)
     labels, probs = (
-        Unreadable((25 * 10**9,), np.dtype("i8"), 10**4),
-        Unreadable((25 * 10**9, 1000), np.dtype("f4"), 10**4),
+        Unreadable((25 * 10**9,), np.dtype("i8"), ReadFacts(10**4)),
+        Unreadable((25 * 10**9, 1000), np.dtype("f4"), ReadFacts(10**4)),
     )
     plan = plan_label_issues(labels, probs, max_memory="50GB")
     assert (plan.stored, plan.bytes_read) == (True, 10**14)
-    assert plan.n_slabs == -(-plan.n_partitions // memory.SLAB) > 10
+    assert plan.n_slabs == -(-plan.n_partitions // executor.SLAB) > 10
 
 
 def test_what_is_wrong_with_the_inputs_is_told_by_a_plan_too():
@@ -450,7 +449,7 @@ def test_a_plan_of_forked_processes_names_them():
     plan = plan_label_issues(LABELS, PROBS, n_jobs=4, **CUT)
     assert (plan.n_processes, plan.n_threads) == (4, 1)
     need = Need(N_ROWS, 5, 8, Settings(), n_partitions=50)
-    children = 4 * memory.FORK_BYTES + need.summaries() // 4  # what they hand over, a piece at a time
+    children = 4 * partitioning.FORK_BYTES + need.summaries() // 4  # what they hand over, a piece at a time
     assert plan.process_bytes == need.in_process(4, stored=False) + children
     assert "with 4 forked processes, but may take only 1 MB" in refusal("1MB", n_jobs=4)
     lazy = da.from_array(PROBS, chunks=(100, 5))

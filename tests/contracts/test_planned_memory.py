@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 from labelsieve.confident_learning.scores import Settings
-from labelsieve.execution.memory import STRIP_BYTES, Need
+from labelsieve.job.grid import STRIP_BYTES, Need
 from labelsieve.job.inputs import open_inputs
 from labelsieve.results.store import ISSUE_BYTES
 from processes import run_python

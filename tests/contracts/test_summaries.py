@@ -431,7 +431,7 @@ def test_little_memory_is_enough(tmp_path):
     limit = labelsieve.plan_label_issues(summaries=table, n_classes=K, output=tmp_path / "r.zarr").process_bytes + 10**6
     plan = labelsieve.plan_label_issues(summaries=table, n_classes=K, max_memory=limit)
     assert (in_memory.stored, plan.stored) == (False, True)
-    found, want = find(table, max_memory=limit), find_in_arrays(PROBS.astype(np.float32))
+    found, want = find(table, max_memory=limit, output=tmp_path / "r.zarr"), find_in_arrays(PROBS.astype(np.float32))
     # Each row is there 4,000 times.
     assert found.num_issues == 4000 * want.num_issues
     assert found.confident_thresholds.tobytes() == want.confident_thresholds.tobytes()
@@ -559,9 +559,7 @@ def test_scores_that_are_not_possible_are_refused(value):
 def test_a_missing_column_is_named_with_those_that_there_are(form):
     table = columns(plabel=columns()["p_label"])
     del table["p_label"]
-    message = (
-        "summaries has no column 'p_label'. Did you mean 'plabel'? It has the columns label, predicted, p_predicted,"
-    )
+    message = " has no column 'p_label'. Did you mean 'plabel'? It has the columns label, predicted, p_predicted,"
     with pytest.raises(InvalidInputError, match=re.escape(message)):
         find(FORMS[form](table))
 
@@ -573,16 +571,16 @@ def test_a_column_that_is_there_twice_is_refused():
 
 
 def test_what_is_not_computed_or_has_no_exact_type_is_refused():
-    with pytest.raises(InputTypeError, match=r"give summaries.collect\(\)"):
+    with pytest.raises(InputTypeError, match=r"summaries is a polars LazyFrame: give its .collect\(\)"):
         find(pl.DataFrame(columns()).lazy())
     query = relation(columns()).project("label, predicted, p_label::DECIMAL(3, 2) AS p_label, p_predicted")
-    with pytest.raises(InvalidInputError, match=r"p_label is DECIMAL\(3,2\): cast it to DOUBLE or FLOAT"):
+    with pytest.raises(InvalidInputError, match=r"p_label has the type decimal128\(3, 2\)"):
         find(query)
 
 
 @pytest.mark.parametrize("thing", [7, PROBS, [1, 2], object()])
 def test_an_object_that_is_no_table_is_refused(thing):
-    with pytest.raises(InputTypeError, match="summaries must be a table: a dict of arrays"):
+    with pytest.raises(InputTypeError, match=r"summaries must be a path, .* or a table of pandas"):
         find(thing)
 
 

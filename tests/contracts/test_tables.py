@@ -715,7 +715,7 @@ HUGE = """
     import sys
     import dask, numpy as np, pyarrow as pa, pyarrow.parquet as pq
     import labelsieve
-    from labelsieve.execution.memory import peak_bytes
+    from labelsieve.execution.executor import peak_bytes
     data, labels, probs = sys.argv[1:]
     pa.array([1.0]), pq.ParquetFile(data).close()
     before = peak_bytes()
@@ -751,19 +751,25 @@ def test_memory_does_not_follow_the_row_group(tmp_path, form):
 
 @pytest.mark.usefixtures("two_threads")
 def test_pages_too_large_for_the_memory_are_refused_with_their_size(tmp_path):
-    probs = np.full((40_000, 100), 0.01)
-    pq.write_table(
-        pa.table({"label": np.arange(40_000) % 100, "probs": lists(probs)}),
-        tmp_path / "t.parquet",
-        row_group_size=40_000,
-        data_page_size=1 << 30,
-        use_dictionary=False,
-    )
+    probs = np.random.default_rng(0).random((40_000, 100))
+    table = pa.table({"label": np.arange(40_000) % 100, "probs": lists(probs)})
+    duckdb.from_arrow(table).write_parquet(str(tmp_path / "t.parquet"), row_group_size=40_960)
     with pytest.raises(MemoryLimitError) as caught:
         labelsieve.plan_label_issues("label", "probs", data=tmp_path / "t.parquet", max_memory="150MB")
-    assert f"row groups of {tmp_path}/t.parquet have up to 32" in str(caught.value)
-    assert re.search(r"MB in what is read, in pages of \d+\.\d MB", str(caught.value))
+    assert re.search(rf"row groups of {tmp_path}/t.parquet have up to \d+ MB", str(caught.value))
+    assert re.search(r"MB in what is read, in pages of up to \d+\.\d MB", str(caught.value))
     labelsieve.plan_label_issues("label", "probs", data=tmp_path / "t.parquet", max_memory="500MB")
+
+
+def test_no_page_counts_more_than_the_limit_of_the_program_that_wrote_it(tmp_path):
+    table = table_of()
+    write(tmp_path / "a.parquet", table, [N], use_dictionary=False, compression="none")
+    duckdb.from_arrow(table).write_parquet(str(tmp_path / "d.parquet"))
+    for name, limit in (("a", 1 << 20), ("d", 100 << 20)):
+        source = open_table(tmp_path / f"{name}.parquet").source("pred_probs", "probs")
+        size = pq.read_metadata(tmp_path / f"{name}.parquet").row_group(0).column(source.leaves[0])
+        rest = source.facts.decoding_bytes - source.buffer_bytes - 4 * N * K * 8
+        assert rest == 2 * min(size.total_uncompressed_size, limit)
 
 
 @pytest.mark.parametrize(

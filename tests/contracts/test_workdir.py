@@ -206,7 +206,7 @@ def test_every_score_goes_on(tmp_path, killed_after, method, adjust, output):
 
 @pytest.mark.parametrize("n_scored", [0, 4, 9])
 def test_both_reads_go_on(place, want, killed_after, n_scored):
-    killed_after(n_scored, lambda: find(workdir=place, **MARGIN), name="rescan_to_checkpoint")
+    killed_after(n_scored, lambda: find(workdir=place, **MARGIN), name="rescan")
     found = find(workdir=place, **MARGIN)
     assert facts(found) == (0, N_ROWS)
     assert found.facts.bytes_read == (N_ROWS - 40 * n_scored) * 5 * 8
@@ -846,7 +846,7 @@ def test_of_two_runs_with_other_labels_neither_takes_or_overwrites_what_the_othe
 )
 def test_of_two_runs_in_one_workdir_of_an_object_store_the_later_one_is_right(bucket, monkeypatch, choices):
     # The later one starts while the earlier one reads, and ends before that one has read all.
-    work, inner, found = f"{bucket}/work", scan.scan_and_commit, []
+    work, inner, found = f"{bucket}/work", scan.scan, []
 
     def overtaken(partition, *args, **how):
         if partition.index == 3 and not found:
@@ -858,7 +858,7 @@ def test_of_two_runs_in_one_workdir_of_an_object_store_the_later_one_is_right(bu
         return inner(partition, *args, **how)
 
     with monkeypatch.context() as patch, dask.config.set(scheduler="synchronous"):
-        patch.setattr(scan, "scan_and_commit", overtaken)
+        patch.setattr(scan, "scan", overtaken)
         with pytest.raises(labelsieve.InUseError, match="was used by a later run"):
             find(workdir=work)
     plain = {name: value for name, value in choices.items() if name in ("method", "labels")}

@@ -5,9 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from labelsieve.execution import memory
-from labelsieve.execution.executor import LocalExecutor
-from labelsieve.execution.memory import INTERPRETER_BYTES, free_bytes
+from labelsieve.execution import executor as memory
+from labelsieve.execution.executor import INTERPRETER_BYTES, LocalExecutor, free_bytes
 from labelsieve.storage.folder import is_memory
 
 FREE = 10**12

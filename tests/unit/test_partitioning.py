@@ -10,23 +10,26 @@ from hypothesis import strategies as st
 
 from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import InvalidInputError
-from labelsieve.execution import memory
-from labelsieve.execution.graph import _priority
-from labelsieve.execution.memory import BLOCK_ROWS, Need
+from labelsieve.execution.executor import _priority
+from labelsieve.job import grid as memory
 from labelsieve.job import grid as partitioning
-from labelsieve.job.grid import Grid, check_sizes, spans
+from labelsieve.job.grid import BLOCK_ROWS, Grid, Need, check_sizes, spans
 from labelsieve.job.inputs import group_size, plan_grid
 from labelsieve.job.partition import PartitionWork
-from labelsieve.results.store import ISSUE_BYTES, result_rows, run_rows
+from labelsieve.results.store import ISSUE_BYTES, RESULT_ROWS, result_rows, run_rows
 
 PLENTY = 10**15
+
+
+def batch_rows(grid):
+    return tuple(stop - start for index in range(grid.n_partitions) for start, stop in grid.ranges(index))
 
 
 @pytest.mark.parametrize(
     ("n_rows", "rows", "runs"), [(10, 3, (3, 3, 3, 1)), (9, 3, (3, 3, 3)), (2, 5, (2,)), (1, 1, (1,)), (0, 4, ())]
 )
 def test_equal_batches_leave_the_rest_to_the_last(n_rows, rows, runs):
-    assert runs == Grid.grouped(n_rows, rows, 1).batch_rows
+    assert runs == batch_rows(Grid.grouped(n_rows, rows, 1))
 
 
 def grids(least_rows=1):
@@ -47,13 +50,14 @@ def ranges_of(grid):
 def test_partitions_cover_all_rows_in_order(grid):
     partitions = ranges_of(grid)
     flat = [edge for ranges in partitions for edge in ranges]
-    edges = [sum(grid.batch_rows[:i]) for i in range(len(grid.batch_rows) + 1)]
+    rows = batch_rows(grid)
+    edges = [sum(rows[:i]) for i in range(len(rows) + 1)]
     assert list(itertools.pairwise(edges)) == flat
-    assert sum(grid.batch_rows) == grid.n_rows
+    assert sum(batch_rows(grid)) == grid.n_rows
     assert grid.partition_rows == [ranges[-1][1] - ranges[0][0] for ranges in partitions]
     assert max(grid.partition_rows) == grid.largest_partition
     assert (len(flat), len(partitions)) == (grid.n_batches, grid.n_partitions)
-    assert max(grid.batch_rows) == grid.largest_batch
+    assert max(batch_rows(grid)) == grid.largest_batch
 
 
 @given(grids(least_rows=0))
@@ -68,14 +72,14 @@ def test_bounds_are_the_ends_of_the_ranges(grid):
 def test_a_partition_is_a_group_of_batches(batches, partition_batches):
     grid = Grid.grouped(50, batches, partition_batches)
     assert all(len(ranges) == partition_batches for ranges in ranges_of(grid)[:-1])
-    assert grid.n_partitions == -(-len(grid.batch_rows) // partition_batches)
+    assert grid.n_partitions == -(-len(batch_rows(grid)) // partition_batches)
     assert sum(grid.partition_rows) == 50
 
 
 def test_equal_batches_and_the_same_ones_listed_are_the_same_grid():
     equal = Grid.grouped(100, 30, 3)
-    listed = Grid.grouped(100, equal.batch_rows, 3)
-    assert equal.batch_rows == (30, 30, 30, 10)
+    listed = Grid.grouped(100, batch_rows(equal), 3)
+    assert batch_rows(equal) == (30, 30, 30, 10)
     assert ranges_of(equal) == ranges_of(listed) == [[(0, 30), (30, 60), (60, 90)], [(90, 100)]]
     assert [equal.bounds(i) for i in (0, 1)] == [listed.bounds(i) for i in (0, 1)] == [(0, 90), (90, 100)]
 
@@ -91,7 +95,7 @@ def test_equal_batches_and_the_same_ones_listed_are_the_same_grid():
 )
 def test_spans_cover_all_rows_once_and_are_whole_stored_chunks(grid, chunk, span_bytes, n_threads):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partitioning, "RESULT_ROWS", chunk)
+        patch.setattr("labelsieve.results.store.RESULT_ROWS", chunk)
         patch.setattr(partitioning, "_SPAN_BYTES", span_bytes)
         found = spans(grid, 10, n_threads)
     edges = [found[0].start, *(span.stop for span in found)]
@@ -112,8 +116,8 @@ def test_spans_cover_all_rows_once_and_are_whole_stored_chunks(grid, chunk, span
 
 
 def test_spans_touch_no_partition_in_vain():
-    grid = Grid.grouped(3 * partitioning.RESULT_ROWS, partitioning.RESULT_ROWS, 1)
-    assert [span.pieces for span in spans(grid, 10, 100)] == [((i, 0, partitioning.RESULT_ROWS),) for i in range(3)]
+    grid = Grid.grouped(3 * RESULT_ROWS, RESULT_ROWS, 1)
+    assert [span.pieces for span in spans(grid, 10, 100)] == [((i, 0, RESULT_ROWS),) for i in range(3)]
 
 
 def test_there_are_some_spans_for_each_thread_and_each_is_about_32_mb():
@@ -152,15 +156,15 @@ def test_a_given_batch_size_is_taken():
 
 
 def test_a_batch_has_at_most_all_rows():
-    assert plan_grid(7, 8, None, 1, PLENTY, batch_size=10_000, partition_batches=1).batch_rows == (7,)
+    assert batch_rows(plan_grid(7, 8, None, 1, PLENTY, batch_size=10_000, partition_batches=1)) == (7,)
 
 
 @pytest.mark.parametrize(("row_bytes", "rows"), [(4000, 12_000), (40, 1_200_000), (1_000_000_000, 1)])
 def test_an_automatic_batch_is_about_48_mb(row_bytes, rows):
     n_rows = min(10_000_000, 1000 * rows)
     grid = plan_grid(n_rows, row_bytes, None, 2, PLENTY)
-    assert set(grid.batch_rows[:-1]) == {rows}
-    assert sum(grid.batch_rows) == n_rows
+    assert set(batch_rows(grid)[:-1]) == {rows}
+    assert sum(batch_rows(grid)) == n_rows
 
 
 @pytest.mark.parametrize(
@@ -178,25 +182,25 @@ def test_an_automatic_batch_is_about_48_mb(row_bytes, rows):
 )
 def test_a_batch_is_a_whole_number_of_stored_chunks(batch_size, row_chunk, rows):
     grid = plan_grid(100_000, 4000, row_chunk, 1, PLENTY, batch_size=batch_size)
-    assert rows == grid.batch_rows[0]
-    assert sum(grid.batch_rows) == 100_000
+    assert rows == batch_rows(grid)[0]
+    assert sum(batch_rows(grid)) == 100_000
 
 
 def test_a_stored_chunk_too_large_for_memory_is_read_in_pieces():
     # A quarter over two threads of 100 byte rows: 5,000 rows. `test_reading` holds the warning.
     grid = plan_grid(50_000, 100, 20_000, 2, 4_000_000)
-    assert grid.batch_rows == (5000,) * 10
+    assert batch_rows(grid) == (5000,) * 10
 
 
 @pytest.mark.parametrize("batch_size", ["auto", 1_000_000])
 def test_small_stored_chunks_stay_whole_where_memory_is_short(batch_size):
     # 5,005 rows: a chunk of 10 is not too large, only the batch is.
     grid = plan_grid(50_000, 100, 10, 2, 4_004_000, batch_size=batch_size)
-    assert set(grid.batch_rows) == {5000}
+    assert set(batch_rows(grid)) == {5000}
 
 
 def test_rows_that_are_stored_apart_keep_a_given_batch_size():
-    assert plan_grid(50_000, 100, None, 2, 4_000_000, batch_size=20_000).batch_rows == (20_000, 20_000, 10_000)
+    assert batch_rows(plan_grid(50_000, 100, None, 2, 4_000_000, batch_size=20_000)) == (20_000, 20_000, 10_000)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from labelsieve.cli.options import EXIT_CODES, RUN, JobCommand
 from labelsieve.cli.tasks import check_options, module_of, rows_of, settings_of
 from labelsieve.cli.text import find_answer, json_line, plan_answer, plan_text, summary_text, worst_text
 from labelsieve.errors import InvalidInputError
-from labelsieve.execution.local_cluster import cluster
+from labelsieve.execution.cluster import cluster
 from labelsieve.execution.progress import listened_to
 from labelsieve.results import store as export
 from labelsieve.results.report import check_report

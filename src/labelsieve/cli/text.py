@@ -13,7 +13,6 @@ import click
 from labelsieve import __version__
 from labelsieve.confident_learning.checks import rows_in_words
 from labelsieve.errors import LabelsieveError, size
-from labelsieve.execution.memory import CANDIDATE_BYTES, CANDIDATE_COPIES
 from labelsieve.options import ABSENT_THRESHOLD
 from labelsieve.results.store import ISSUE_BYTES
 from labelsieve.storage.remote import without_query
@@ -48,7 +47,7 @@ def find_answer(issues: LabelIssues, seconds: float, output: str | None, report:
     output, report : str or Path, optional
         What was written.
     """
-    from labelsieve.execution.memory import peak_bytes
+    from labelsieve.execution.executor import peak_bytes
 
     facts, of_result = issues.facts, ("num_issues", "estimated_num_issues", "n_rows", "n_ignored", "n_classes")
     of_run = ("n_reads", "rows_read", "rows_resumed", "n_batches", "n_partitions", "finished")
@@ -292,6 +291,8 @@ def plan_text(plan: Plan) -> str:
         lines["client memory"] = size(plan.client_bytes)
         lines["network"] = f"{size(plan.network_bytes)}, and the issues"
     if plan.n_reads == 3:
+        from labelsieve.job.grid import CANDIDATE_BYTES, CANDIDATE_COPIES
+
         lines["third read"] = (
             f"{size(CANDIDATE_BYTES * CANDIDATE_COPIES)} per row selected for a class pair, here and in each thread; "
             "planned for a tenth of the rows, and refused before that read if they do not fit"

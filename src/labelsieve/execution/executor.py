@@ -1,378 +1,246 @@
-"""Who runs the tasks: the interface, and Dask's local scheduler."""
+"""Who runs the tasks: maps over chunks and tree reductions, and Dask's threads in this process.
+
+Chunks that workers hold are worked on by a task for each thread or worker, which takes all the chunks that are there,
+instead of a task for each chunk: all workers wait meanwhile, and on 1,000 workers the scheduler would be the limit.
+With that and the larger partitions, a job of 100 TB on 1,000 workers takes the scheduler 28 s instead of 492.
+"""
 
 from __future__ import annotations
 
 import abc
 import contextlib
-import platform
-import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
-from importlib import metadata
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
-from weakref import WeakKeyDictionary
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import dask
 import dask.threaded
-from dask.core import flatten
+import psutil
 from dask.system import CPU_COUNT
 
-from labelsieve.errors import TaskFailedError, warn
-from labelsieve.execution.memory import INTERPRETER_BYTES, free_bytes, own_bytes
-from labelsieve.execution.progress import Progress
-from labelsieve.storage.remote import Cancellation, is_cancelled
+from labelsieve.errors import TaskFailedError
+from labelsieve.execution import graph
+from labelsieve.execution.graph import Column, GroupWork, Task
+from labelsieve.execution.progress import Progress, rows_read
+from labelsieve.sources.objects import retry
+from labelsieve.storage.remote import Cancellation
 
 if TYPE_CHECKING:
     import dask.array as da  # for types alone: its import takes longer than many a job
 
-
-class TaskAbandoned(BaseException):  # not an error, as `asyncio.CancelledError` is not
-    """Nobody waits for this task any more: the run has failed or was interrupted."""
-
-
-def report(topic: str, kind: str, *facts: Any) -> None:
-    """Send the client an event that `Progress.subscribed` handles: its kind, and facts."""
-    worker = _worker()
-    if worker is not None:
-        worker.log_event(topic, (kind, *facts))
-
-
-def stop_if_abandoned() -> None:
-    """Raise `TaskAbandoned` in a task that is cancelled. A thread cannot be stopped from outside.
-
-    Tasks call it before they open what they read, before each strip or block, and before they commit what they have
-    read.
-    """
-    if is_cancelled():
-        raise TaskAbandoned
-    worker = _worker()
-    if worker is None:
-        return
-    try:
-        state = worker.state.tasks[worker.get_current_task()].state
-    except (AttributeError, KeyError, ValueError):  # Dask may change this, which is not documented
-        return
-    if state == "cancelled":
-        raise TaskAbandoned
-
-
-def _worker() -> Any:
-    """Return the worker that runs this task; None elsewhere."""
-    distributed: Any = sys.modules.get("distributed")
-    try:
-        return distributed.get_worker()
-    except (AttributeError, ValueError):
-        return None
-
-
-# The versions in a process, or why they are not known: why Labelsieve could not be imported there.
-Versions: TypeAlias = "Mapping[str, str] | Exception"
-
-# Packages whose versions should be equal in all processes, and why.
-_SHOULD_BE_EQUAL: Final = {
-    "python": "functions of your own may not work in another Python",
-    "numpy": "the last digits of some scores may differ",
-    "dask": "Dask supports no other versions in one cluster",
-    "distributed": "Dask supports no other versions in one cluster",
-    "zarr": "what one version writes or sends may be unknown to the other",
-}
-PACKAGES: Final = ("labelsieve", *_SHOULD_BE_EQUAL)
-# Names of processes that a message gives.
-_NAMED: Final = 3
-
-
-def installed_versions(packages: Collection[str] = PACKAGES) -> dict[str, str]:
-    """Return the versions of those `packages` that are loaded or installed; Python is one of them."""
-    found = {}
-    for package in packages:
-        loaded = getattr(sys.modules.get(package), "__version__", None)
-        if package == "python":
-            found[package] = platform.python_version()
-        elif loaded is not None:  # faster than to look for what is installed
-            found[package] = str(loaded)
-        else:
-            with suppress(metadata.PackageNotFoundError):
-                found[package] = metadata.version(package)
-    return found
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A package that has another version in some processes than here.
-
-    Parameters
-    ----------
-    package : str
-        Its name.
-    processes : tuple of str
-        Names of the processes.
-    status : {"problem", "warning"}
-        Whether a run would be refused or may be affected.
-    message, advice : str
-        What differs, without the names of the processes, and what to do.
-    """
-
-    package: str
-    processes: tuple[str, ...]
-    status: Literal["problem", "warning"]
-    message: str
-    advice: str = ""
-
-    @property
-    def sentence(self) -> str:
-        """Processes, message and advice."""
-        return f"{named(self.processes)}: {self.message}. {self.advice}"
-
-
-def named(processes: Collection[str]) -> str:
-    """Return the first names, and how many others there are.
-
-    Examples
-    --------
-    >>> named(["scheduler"]), named(["a:1", "b:2", "c:3", "d:4"])
-    ('scheduler', 'a:1, b:2, c:3 and 1 other')
-    """
-    first, n_others = list(processes)[:_NAMED], len(processes) - _NAMED
-    return ", ".join(first) + (f" and {n_others} other{'s' if n_others > 1 else ''}" if n_others > 0 else "")
-
-
-def differences(here: Mapping[str, str], there: Mapping[str, Versions]) -> Iterator[Difference]:
-    """Yield the differences between the versions here and in other processes, package by package.
-
-    Parameters
-    ----------
-    here : mapping
-        Versions of this process.
-    there : mapping
-        For each other process by its name, its versions.
-    """
-    for package in PACKAGES:
-        by_message: dict[str, list[str]] = {}
-        for name, versions in there.items():
-            message = _difference(package, here, versions)
-            if message:
-                by_message.setdefault(message, []).append(name)
-        for message, names in by_message.items():
-            yield Difference(package, tuple(names), *_judge(package, message, here))
-
-
-def _difference(package: str, here: Mapping[str, str], there: Versions) -> str:
-    if isinstance(there, Exception):
-        return str(there) if package == "labelsieve" else ""
-    own, other = here.get(package), there.get(package)
-    same_python = package == "python" and str(own).rpartition(".")[0] == str(other).rpartition(".")[0]
-    if own == other or same_python:
-        return ""
-    return f"{package} {other or 'is not installed'} there, {own or 'not installed'} here"
-
-
-def _judge(package: str, message: str, here: Mapping[str, str]) -> tuple[Literal["problem", "warning"], str, str]:
-    """Return status, message and advice for a difference."""
-    if package == "labelsieve":
-        return "problem", message, f"Install labelsieve {here[package]} there, and start that process anew"
-    return "warning", f"{message} ({_SHOULD_BE_EQUAL[package]})", f"Install {package} {here[package]} there"
-
-
-def why_not_ours(error: object, installed: str | None) -> Exception:
-    """Return why a process could not run a function of this version of Labelsieve, as `Versions` has it.
-
-    Parameters
-    ----------
-    error : object
-        What it raised as it loaded the function.
-    installed : str or None
-        The version of Labelsieve that is installed there; None if there is none.
-    """
-    own = installed_versions(["labelsieve"])["labelsieve"]
-    if installed is None:
-        return RuntimeError(f"labelsieve is not installed there, {own} here")
-    if installed != own:
-        return RuntimeError(f"labelsieve {installed} there, {own} here")
-    return RuntimeError(f"labelsieve {installed} is installed there, but it does not load: {error}")
-
-
-# For each client, the processes whose versions were compared.
-_COMPARED: Final[WeakKeyDictionary[Any, set[str]]] = WeakKeyDictionary()
-
-
-def compare_versions(client: Any, workers: Collection[str]) -> list[Difference]:
-    """Compare the versions of the scheduler and of workers with those here, once for each.
-
-    Parameters
-    ----------
-    client : distributed.Client
-        Connected to the scheduler.
-    workers : collection of str
-        Addresses of workers.
-
-    Returns
-    -------
-    list of Difference
-        Other versions of Labelsieve, or none, with which no run is possible.
-
-    Warns
-    -----
-    LabelsieveWarning
-        If versions differ that should be equal.
-    """
-    compared = _COMPARED.setdefault(client, set())
-    new = [worker for worker in workers if worker not in compared]
-    if not new:
-        return []
-    there = {f"worker {name}": found for name, found in _worker_versions(client, new).items()}
-    of_scheduler = None if compared else scheduler_versions(client)
-    if of_scheduler is not None:
-        there["the scheduler"] = of_scheduler
-    found = list(differences(installed_versions(PACKAGES), there))
-    problems = [one for one in found if one.status == "problem"]
-    for difference in found:
-        if difference.status == "warning":
-            warn(difference.sentence)
-    if not problems:
-        compared.update(new)
-    return problems
-
-
-def _worker_versions(client: Any, workers: list[str]) -> dict[str, Versions]:
-    """Return the versions of the workers that answer."""
-
-    def on_workers(some: list[str], function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-        found: dict[str, Any] = client.run(function, *arguments, workers=some, on_error="return")
-        return {name: value for name, value in found.items() if not isinstance(value, OSError)}  # lost workers
-
-    found = on_workers(workers, installed_versions, PACKAGES)
-    failed = {name: value for name, value in found.items() if isinstance(value, Exception)}
-    if failed:
-        for name, version in on_workers(list(failed), metadata.version, "labelsieve").items():
-            installed = version if isinstance(version, str) else None
-            found[name] = why_not_ours(failed[name], installed)
-    return found
-
-
-def scheduler_versions(client: Any, packages: Collection[str] = PACKAGES) -> Versions | None:
-    """Return the versions of the scheduler, which loads functions of Labelsieve too, as part of graphs.
-
-    None if it is set not to run functions.
-    """
-    try:
-        return dict(client.run_on_scheduler(installed_versions, packages))
-    except OSError:
-        raise
-    except ValueError:  # "distributed.scheduler.blocked-handlers"
-        return None
-    except Exception as error:  # noqa: BLE001  # whatever an import there has raised
-        try:
-            installed = str(client.run_on_scheduler(metadata.version, "labelsieve"))
-        except metadata.PackageNotFoundError:
-            installed = None
-        return why_not_ours(error, installed)
-
-
-_FREE_SHARE: Final = 0.8
+# The interpreter with NumPy, Dask and Zarr, before any work.
+INTERPRETER_BYTES: Final = 120_000_000
 # Bytes that the imports of a run add to a fresh process.
 _FRESH_BYTES: Final = 60_000_000
+_FREE_SHARE: Final = 0.8
+# Tasks of a map that are submitted at a time on this machine, whose memory this bounds.
+SLAB: Final = 4096
+
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+# For control groups of version 2 and 1: the files with the limit and the usage, and the line of memory.stat with the
+# part of the usage that the kernel can drop at any time.
+_V2: Final = ("memory.max", "memory.current", "inactive_file")
+_V1: Final = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 # The pool that Dask's own scheduler uses; older versions of Dask use the standard library's.
 _Pool: Final = getattr(dask.threaded, "ContextAwareThreadPoolExecutor", ThreadPoolExecutor)
+
+_T = TypeVar("_T")
 
 
 class LostDataError(TaskFailedError):
     """Blocks that were being computed, or scattered arrays, were lost with a worker or the scheduler."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A map over chunks, or the tree reduction of its results, as a Dask array whose blocks may be any objects.
+class Executor(abc.ABC):
+    """Runs maps over the chunks of a run, and tree reductions of their results.
+
+    A subclass computes Dask arrays in `hold`; `labelsieve.find_label_issues` takes an object of it as ``client=``.
 
     Parameters
     ----------
-    output : dask.array.Array
-        Has one block per chunk, or one block with the total.
-    priority : callable, optional
-        Returns the priority of a task on a cluster by its key; None if the order does not matter.
-    cancellation : Cancellation
-        Stops the tasks of the map where threads of this process run them.
-    """
-
-    output: da.Array
-    priority: Callable[[Any], int] | None = None
-    cancellation: Cancellation = field(default_factory=Cancellation)
-
-
-class Executor(abc.ABC):
-    """Computes Dask arrays.
-
-    Attributes
-    ----------
-    n_processes, n_threads : int
-        Processes, and threads in each, that share the work.
-    limit : int
-        Bytes that each process may take.
+    n_threads, n_processes : int
+        Threads of each process, and processes, that share the work.
+    limit : int, optional
+        Bytes that each process may take; by default most of the memory that is free.
     limit_name : str
         Where that limit comes from, for messages.
-    base_bytes : int
-        Bytes of a process before any work.
+    base_bytes : int, optional
+        Bytes of a process before any work; by default those of this process.
     is_cluster : bool
         Whether tasks run in other processes than this.
-    attempts : int
-        Number of times that a task may run in one process before data that it cannot read is an error; 1 on a cluster,
-        which runs the task again on another worker.
     retries : int
         Number of times to run a failed task again.
-    misfits : sequence of Difference
-        Versions of other processes with which no run is possible.
     """
 
-    n_processes: int
-    n_threads: int
-    limit: int
-    limit_name: str
-    base_bytes: int
-    is_cluster: bool
-    attempts: int = 1
-    retries: int = 0
-    misfits: Sequence[Difference] = ()
+    def __init__(
+        self,
+        n_threads: int = 1,
+        *,
+        n_processes: int = 1,
+        limit: int | None = None,
+        limit_name: str = "",
+        base_bytes: int | None = None,
+        is_cluster: bool = False,
+        retries: int = 0,
+    ) -> None:
+        self.n_threads, self.n_processes, self.is_cluster = n_threads, n_processes, is_cluster
+        self.all_threads = n_threads * n_processes
+        # A task runs so often in one process; a cluster runs it again on another worker.
+        self.retries, self.attempts = retries, 1 if is_cluster else retries + 1
+        # What this process already holds counts too: a notebook, arrays in memory.
+        self.base_bytes = max(INTERPRETER_BYTES, own_bytes() + _FRESH_BYTES) if base_bytes is None else base_bytes
+        if limit is None:
+            limit = int(free_bytes() * _FREE_SHARE) + self.base_bytes
+            limit_name = f"{_FREE_SHARE:.0%} of the free memory"
+        self.limit, self.limit_name = limit, limit_name
+        # Sentences on versions of other processes with which no run is possible.
+        self.misfits: Sequence[Any] = ()
+        self.described = f"{n_threads} thread{'s' if n_threads > 1 else ''}"
 
-    @property
-    def described(self) -> str:
-        """Who runs the tasks, in words."""
-        return f"{self.n_threads} thread{'s' if self.n_threads > 1 else ''}"
-
-    @property
-    def all_threads(self) -> int:
-        """Threads of all processes."""
-        return self.n_processes * self.n_threads
+    def limited(self, max_memory: int | None) -> Executor:
+        """Lower the limit of each process to `max_memory` bytes, and return this executor."""
+        if max_memory is not None and max_memory < self.limit:
+            self.limit, self.limit_name = max_memory, "max_memory"
+        return self
 
     @abc.abstractmethod
-    def hold(self, stage: Stage, progress: Progress | None = None, describe: Callable[[Any], str] = str) -> list[Any]:
-        """Compute a stage in one graph.
+    def hold(
+        self,
+        array: da.Array,
+        progress: Progress | None = None,
+        priority: Callable[[Any], int] | None = None,
+        describe: Callable[[Any], str] = str,
+    ) -> list[Any]:
+        """Compute a Dask array whose blocks may be any objects, in one graph.
 
         Parameters
         ----------
-        stage : Stage
-            What to compute.
+        array : dask.array.Array
+            Has one block for each task of a map, or one block with the total.
         progress : Progress, optional
             Reports what is done.
+        priority : callable, optional
+            Returns the priority of a task on a cluster by its key; None if the order does not matter.
         describe : callable
             Names the rows of a task by its key, for messages.
 
         Returns
         -------
         list
-            The blocks of the map in order, or the total alone if there is one; futures if workers hold them.
+            The blocks in order; futures if workers hold them.
         """
 
-    @abc.abstractmethod
     def values(self, handles: Sequence[Any]) -> list[Any]:
         """Return the blocks that `hold` returned futures of."""
+        return list(handles)
+
+    def map(
+        self, name: str, work: Callable[..., _T], columns: Sequence[Column], progress: Progress | None = None
+    ) -> list[_T]:
+        """Return ``work(*blocks)`` for each chunk, in order; `columns` give the blocks."""
+        found: list[_T] = self._run(name, work, columns, progress)
+        return found
+
+    def reduce(
+        self,
+        name: str,
+        work: Callable[..., Any],
+        combine: Callable[[Iterable[Any]], _T],
+        columns: Sequence[Column],
+        progress: Progress | None = None,
+    ) -> _T:
+        """Return what `combine` makes of ``work(*blocks)`` of all chunks, in a tree that keeps their order."""
+        total: _T = self._run(name, work, columns, progress, combine)
+        return total
+
+    def persist(
+        self,
+        name: str,
+        work: Callable[..., Any],
+        columns: Sequence[Column],
+        take: Callable[[Any], Any],
+        combine: Callable[[Iterable[Any]], _T],
+        progress: Progress | None = None,
+    ) -> tuple[list[Any], _T]:
+        """Keep ``work(*blocks)`` of each chunk where it is made.
+
+        Returns
+        -------
+        kept : list
+            The results on this machine, or futures of those that workers hold.
+        total : object
+            What `combine` makes of ``take(result)`` of all chunks.
+        """
+        kept = self._run(name, work, columns, progress, keep=True)
+        if not self.is_cluster:
+            return kept, combine(map(take, kept))
+        return kept, self.reduce(f"{name}-totals", take, combine, [kept])
+
+    def _run(
+        self,
+        name: str,
+        work: Callable[..., Any],
+        columns: Sequence[Column],
+        progress: Progress | None,
+        combine: Callable[[Iterable[Any]], Any] | None = None,
+        *,
+        keep: bool = False,
+    ) -> Any:
+        """Map, and combine the results if there is a `combine`; with `keep` they stay where they are."""
+        if not self.is_cluster and all(isinstance(one, Sequence) and len(one) == 1 for one in columns):
+            # One chunk, here: a graph would only take time.
+            blocks = [one[0] for one in columns]
+            result = retry(self.attempts, work, *blocks)
+            if progress is not None:
+                n_rows: int = work.n_rows(blocks[0])  # type: ignore[attr-defined]  # of what shows progress
+                progress.advance(n_rows, rows_read(result, n_rows))
+            return combine([result]) if combine else [result]
+        topic = None if progress is None else progress.topic
+        groups = self.groups(columns[0])
+        if groups:
+            task = Task(GroupWork(work, combine), self.attempts, topic)
+            mapped = graph.map_groups(name, task, columns, groups)
+            array = graph.tree_reduce(name, mapped, combine) if combine else mapped
+            parts = self.values(self.hold(array, progress, None, lambda key: f"task {key}, a group of chunks"))
+            if combine:
+                return parts[0]
+            order = itertools.chain.from_iterable(groups)
+            found = dict(zip(order, itertools.chain.from_iterable(parts), strict=True))
+            return [found[index] for index in range(len(found))]
+        n_chunks = len(columns[0]) if isinstance(columns[0], Sequence) else columns[0].numblocks[0]
+        size, n_first, results = self.slab_size, getattr(work, "n_first", 0), list[Any]()
+        for start in range(0, n_chunks, size):  # as many as are submitted at once
+            slab = graph.some_chunks(columns, start, start + size) if n_chunks > size else columns
+            cancellation = Cancellation()
+            task = Task(work, self.attempts, topic, None if self.is_cluster else cancellation)
+            mapped = graph.map_blocks(name, task, slab)
+            array = graph.tree_reduce(name, mapped, combine) if combine else mapped
+            priority = partial(_priority, n_first=n_first - start) if n_first > start else None
+            try:
+                handles = self.hold(array, progress, priority, partial(_describe, name, work, slab[0]))
+            except BaseException:  # an interrupt too: the tasks that still run stop soon
+                cancellation.request()
+                raise
+            results += handles if keep else self.values(handles)
+            del handles  # workers free what is here now
+        if combine is None:
+            return results
+        return results[0] if len(results) == 1 else combine(results)
+
+    @property
+    def slab_size(self) -> int:
+        """Number of tasks of a map that are submitted at a time; more on a cluster, whose threads wait for the last."""
+        return max(4 * SLAB, 8 * self.all_threads) if self.is_cluster else SLAB
 
     def n_groups(self, n_blocks: int) -> int:
         """Return the number of tasks of a map over `n_blocks` blocks that are kept where they were made."""
         return n_blocks
 
-    def groups(self, blocks: Sequence[Any]) -> list[list[int]]:  # noqa: ARG002  # of blocks on this machine
+    def groups(self, blocks: Column) -> list[list[int]]:  # noqa: ARG002  # of blocks on this machine
         """Return the numbers of the blocks in groups, each held by one worker; an empty list for a task each."""
         return []
 
@@ -384,11 +252,10 @@ class Executor(abc.ABC):
         """Return what `function` gives, which hands out what it needs; again where that is lost with a worker."""
         return function()
 
-    @abc.abstractmethod
-    def check_reachable(self, check: Callable[[], None]) -> None:
+    def check_reachable(self, check: Callable[[], None]) -> None:  # noqa: B027  # here all inputs are open
         """Run `check` wherever tasks will run, and raise its error with the name of the worker."""
 
-    def persist(self, array: Any) -> Any:
+    def keep(self, array: da.Array) -> da.Array:
         """Compute a user's Dask array and keep it, chunk by chunk."""
         return array.persist()
 
@@ -405,38 +272,21 @@ class LocalExecutor(Executor):
     """
 
     def __init__(self, max_memory: int | None = None, retries: int = 0) -> None:
-        self.attempts, self.retries = retries + 1, retries
-        self.n_processes, self.n_threads = 1, int(dask.config.get("num_workers", None) or CPU_COUNT)
-        # What this process already holds counts too: a notebook, arrays in memory.
-        self.base_bytes, self.is_cluster = max(INTERPRETER_BYTES, own_bytes() + _FRESH_BYTES), False
-        free = free_bytes()
-        self.limit = int(free * _FREE_SHARE) + self.base_bytes
-        self.limit_name = f"{_FREE_SHARE:.0%} of the free memory"
-        if max_memory is not None and max_memory < self.limit:
-            self.limit, self.limit_name = max_memory, "max_memory"
+        super().__init__(int(dask.config.get("num_workers", None) or CPU_COUNT), retries=retries)
+        self.limited(max_memory)
 
     def hold(
         self,
-        stage: Stage,
+        array: da.Array,
         progress: Progress | None = None,
+        priority: Callable[[Any], int] | None = None,  # noqa: ARG002  # Dask's threads go by the order of the graph
         describe: Callable[[Any], str] = str,  # noqa: ARG002  # no worker dies here
     ) -> list[Any]:
-        """Compute a stage in this process. After an error or an interrupt, the tasks that still run stop soon."""
-        try:
-            with contextlib.nullcontext() if progress is None else progress.listening(), self._scheduler() as keyword:
-                return blocks_of(stage.output.persist(**keyword))
-        except BaseException:
-            stage.cancellation.request()
-            raise
+        """Compute an array in this process."""
+        with contextlib.nullcontext() if progress is None else progress.listening():
+            return graph.blocks_of(self.keep(array))
 
-    def values(self, handles: Sequence[Any]) -> list[Any]:
-        """Return the handles: they are the values."""
-        return list(handles)
-
-    def check_reachable(self, check: Callable[[], None]) -> None:
-        """Do nothing: what opened the sources reads them."""
-
-    def persist(self, array: Any) -> Any:
+    def keep(self, array: da.Array) -> da.Array:
         """Compute a Dask array and keep it."""
         with self._scheduler() as keyword:
             return array.persist(**keyword)
@@ -461,7 +311,73 @@ class LocalExecutor(Executor):
                 pool.shutdown(wait=False)  # after Ctrl-C a thread may be stuck in a store that does not answer
 
 
-def blocks_of(persisted: da.Array) -> list[Any]:
-    """Return the blocks of a persisted Dask array in order, or their futures."""
-    graph = dict(persisted.__dask_graph__())
-    return [graph[key] for key in flatten(persisted.__dask_keys__())]
+def _priority(key: Any, n_first: int) -> int:
+    """Return the priority of a task. Dask alone would go by keys as text, from "9999" to "0"."""
+    return -1 if isinstance(key, tuple) and len(key) > 1 and isinstance(key[1], int) and key[1] >= n_first else 0
+
+
+def _describe(name: str, work: Callable[..., Any], rows: Column, key: Any) -> str:
+    """Name the rows of a task, by its key, whichever way that is written."""
+    found = re.match(rf"\('{name}-\w+', (\d+)", str(key))
+    name_of = getattr(work, "name", None)
+    if found is None or name_of is None or not isinstance(rows, Sequence):
+        return f"task {key}"
+    return str(name_of(rows[int(found[1])]))
+
+
+def free_bytes(proc: Path = Path("/proc/self/cgroup"), cgroups: Path = _CGROUPS) -> int:
+    """Return the bytes that this process can take before the host or a control group runs out of memory.
+
+    Parameters
+    ----------
+    proc : Path
+        File that lists the control groups of the process.
+    cgroups : Path
+        Folder where control groups are mounted.
+    """
+    return max(0, min([int(psutil.virtual_memory().available), *_group_bytes(proc, cgroups)]))
+
+
+def _group_bytes(proc: Path, cgroups: Path) -> Iterator[int]:
+    """Yield the bytes that are left in each control group of this process and in the parents of these groups."""
+    try:
+        lines = proc.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, inner = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root, names = (cgroups / "memory", _V1) if controllers else (cgroups, _V2)
+        # In a container this may be the path on the host, of which only the root is mounted.
+        path = PurePosixPath(inner.lstrip("/"))
+        for folder in [path, *path.parents]:
+            left = _left(root / folder, *names)
+            if left is not None:
+                yield left
+
+
+def _left(folder: Path, limit: str, usage: str, droppable: str) -> int | None:
+    """Return the bytes that are left in a control group, or None if it has no limit or does not exist."""
+    try:
+        most, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit, usage))
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+    except (OSError, ValueError):  # no such group, or "max"
+        return None
+    return most - used + int(stat.get(droppable, 0))
+
+
+def own_bytes() -> int:
+    """Return the bytes of memory of this process that are not mapped from files."""
+    info = psutil.Process().memory_info()
+    return max(0, int(info.rss) - int(getattr(info, "shared", 0)))
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has had resident so far, with the pages of mapped files."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return own_bytes()
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else own_bytes()

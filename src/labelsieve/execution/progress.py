@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeAlias
@@ -37,6 +37,21 @@ def listened_to(listener: Callable[[Event], None]) -> Iterator[None]:
         yield
     finally:
         _LISTENER.reset(token)
+
+
+def progress_of(
+    layer: str,
+    partition_rows: Sequence[int],
+    description: str,
+    *,
+    show: bool | None,
+    row_bytes: int = 0,
+    on_cluster: bool = False,
+) -> AbstractContextManager[Progress | None]:
+    """Return a context manager that yields a `Progress`, or None if nobody looks; parameters as of `Progress`."""
+    if not on_cluster and _LISTENER.get() is None and not (_is_watched() if show is None else show):
+        return nullcontext()
+    return Progress(layer, partition_rows, description, show=show, row_bytes=row_bytes, on_cluster=on_cluster)
 
 
 class Progress:
@@ -75,7 +90,7 @@ class Progress:
     ) -> None:
         self._layer, self._rows, self._description = layer, partition_rows, description
         self._row_bytes = row_bytes
-        watched = sys.stderr.isatty() or _in_notebook()
+        watched = _is_watched()
         self._listener = _LISTENER.get()
         self._bar_shown = watched if show is None else show
         self._logged = show is None and not watched and on_cluster
@@ -287,6 +302,10 @@ class _Events(_Reports):
                 "workers": self._n_workers(),
             }
         )
+
+
+def _is_watched() -> bool:
+    return sys.stderr.isatty() or _in_notebook()
 
 
 def _in_notebook() -> bool:

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, TypeGuard, overload
@@ -19,14 +19,12 @@ from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.summarize import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.confident_learning.thresholds import class_dtype, label_dtype
 from labelsieve.errors import InvalidInputError, warn
-from labelsieve.execution import memory
 from labelsieve.execution.cluster import choose_executor
-from labelsieve.execution.executor import Executor
-from labelsieve.execution.graph import Column, DaskJob, nothing_like
-from labelsieve.execution.memory import free_bytes
+from labelsieve.execution.executor import Executor, free_bytes
+from labelsieve.execution.graph import Column, nothing_like
 from labelsieve.job import grid as partitioning
-from labelsieve.job.grid import Auto, Grid, growing_grid, snapped
-from labelsieve.job.partition import Batches, Block, PartitionWork, RowRange
+from labelsieve.job.grid import Auto, Grid, Need, growing_grid, snapped
+from labelsieve.job.partition import Block, PartitionWork, RowRange
 from labelsieve.job.settings import JobSettings
 from labelsieve.results.store import check_output
 from labelsieve.sources.arrays import ArraySource, read_narrowed
@@ -95,6 +93,25 @@ class Inputs:
         Whether the labels are to be read before the run, by `read_labels`.
     ignored : int, optional
         The value of labels that says that a row has none.
+
+    Attributes
+    ----------
+    labels_source, pred_probs_source : Source or None
+        The sources; None for a Dask array.
+    is_stored : bool
+        Whether neither is a Dask array of the user.
+    in_memory : bool
+        Whether labels or probabilities are an array in this process.
+    n_classes : int
+        Number of classes K.
+    no_label : int or None
+        The label K in the table of row summaries, where rows may have none.
+    dtype : dtype
+        Dtype of `pred_probs`, in native byte order.
+    row_bytes, read_row_bytes : int
+        Bytes of a row of `pred_probs` in memory, and as it is read, before any conversion.
+    n_bytes : int
+        Bytes of all rows of `pred_probs` as they are read.
     """
 
     opened_labels: Opened
@@ -103,6 +120,35 @@ class Inputs:
     held_bytes: int = 0
     labels_first: bool = False
     ignored: int | None = None
+    labels_source: Source | None = field(init=False)
+    pred_probs_source: Source | None = field(init=False)
+    is_stored: bool = field(init=False)
+    in_memory: bool = field(init=False)
+    n_classes: int = field(init=False)
+    no_label: int | None = field(init=False)
+    dtype: np.dtype[Any] = field(init=False)
+    row_bytes: int = field(init=False)
+    read_row_bytes: int = field(init=False)
+    n_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        opened = self.opened_labels, self.opened_pred_probs
+        labels, probs = (one if isinstance(one, Source) else None for one in opened)
+        n_classes, dtype = int(self.opened_pred_probs.shape[1]), self.opened_pred_probs.dtype.newbyteorder("=")
+        row_bytes = n_classes * dtype.itemsize if probs is None else probs.row_bytes
+        read_row_bytes = row_bytes if probs is None else probs.read_row_bytes
+        vars(self).update(
+            labels_source=labels,
+            pred_probs_source=probs,
+            is_stored=labels is not None and probs is not None,
+            in_memory=any(source is not None and source.facts.in_memory for source in (labels, probs)),
+            n_classes=n_classes,
+            no_label=None if self.ignored is None else n_classes,
+            dtype=dtype,
+            row_bytes=row_bytes,
+            read_row_bytes=read_row_bytes,
+            n_bytes=self.grid.n_rows * read_row_bytes,
+        )
 
     def read_labels(self) -> Inputs:
         """Return the inputs with the labels in memory, if they are to be read first."""
@@ -112,107 +158,30 @@ class Inputs:
         return replace(self, opened_labels=read, labels_first=False, ignored=ignored)
 
     @property
-    def labels(self) -> da.Array:
-        """``(N,)`` labels as a Dask array with one chunk per partition; blocks of files are lazy ranges of rows."""
-        return self._array(self.opened_labels)
-
-    @property
-    def pred_probs(self) -> da.Array:
-        """``(N, K)`` probabilities as a Dask array with one chunk per partition; see `labels`."""
-        return self._array(self.opened_pred_probs)
-
-    @property
-    def labels_source(self) -> Source | None:
-        """The source of the labels; None for a Dask array."""
-        return self.opened_labels if isinstance(self.opened_labels, Source) else None
-
-    @property
-    def pred_probs_source(self) -> Source | None:
-        """The source of the probabilities; None for a Dask array."""
-        return self.opened_pred_probs if isinstance(self.opened_pred_probs, Source) else None
-
-    @property
-    def n_classes(self) -> int:
-        """Number of classes K."""
-        return int(self.opened_pred_probs.shape[1])
-
-    @property
-    def no_label(self) -> int | None:
-        """The label K in the table of row summaries, where rows may have none."""
-        return None if self.ignored is None else self.n_classes
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Dtype of `pred_probs`, in native byte order."""
-        dtype: np.dtype[Any] = self.opened_pred_probs.dtype
-        return dtype.newbyteorder("=")
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of a row of `pred_probs` in memory."""
-        source = self.pred_probs_source
-        return self.n_classes * self.dtype.itemsize if source is None else source.row_bytes
-
-    @property
-    def read_row_bytes(self) -> int:
-        """Bytes of a row of `pred_probs` as it is read, before any conversion."""
-        source = self.pred_probs_source
-        return self.row_bytes if source is None else source.read_row_bytes
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of all rows of `pred_probs` as they are read."""
-        return self.grid.n_rows * self.read_row_bytes
-
-    @property
     def forkable(self) -> bool:
         """Whether forked processes can read both."""
-        return forkable(self.opened_labels, self.opened_pred_probs) or (
-            self.labels_first and forkable(self.opened_pred_probs)
-        )
+        return forkable(self.opened_pred_probs) and (self.labels_first or forkable(self.opened_labels))
 
-    @property
-    def in_memory(self) -> bool:
-        """Whether labels or probabilities are an array in this process."""
-        return any(
-            source is not None and source.facts.in_memory for source in (self.labels_source, self.pred_probs_source)
-        )
-
-    def need(self, settings: Settings, rule: Filter | None = None) -> memory.Need:
+    def need(self, settings: Settings, rule: Filter | None = None) -> Need:
         """Return the terms of the memory formula; `rule` is the filter, if not that of the settings."""
-        batch_rows, row_bytes = self.grid.largest_batch, self.row_bytes
+        n_rows, batch_rows = self.grid.n_rows, self.grid.largest_batch
         probs, labels = self.pred_probs_source, self.labels_source
         if not probs:
             # A task gets all its blocks at once.
-            batch_bytes = self.grid.largest_partition * row_bytes
+            batch_bytes = self.grid.largest_partition * self.row_bytes
         else:
             # A stored chunk is decoded whole, even if it is read in pieces.
-            stored_rows = max(batch_rows, min(probs.facts.row_chunk or 0, self.grid.n_rows))
-            batch_bytes = 0 if probs.facts.in_pieces else stored_rows * row_bytes
+            stored_rows = max(batch_rows, min(probs.facts.row_chunk or 0, n_rows))
+            batch_bytes = 0 if probs.facts.in_pieces else stored_rows * self.row_bytes
         if not labels:
             batch_bytes += batch_rows * self.opened_labels.dtype.itemsize
         elif labels.facts.row_chunk and not self.labels_first:
             # A strip, and a stored chunk that it cuts.
-            batch_bytes += min(MAX_STRIP_ROWS + labels.facts.row_chunk, self.grid.n_rows) * max(
-                labels.row_bytes, labels.read_row_bytes
-            )
-        return memory.Need(
-            self.grid.n_rows,
-            self.n_classes,
-            self.dtype.itemsize,
-            settings,
-            n_partitions=self.grid.n_partitions,
-            batch_bytes=batch_bytes,
-            ahead_bytes=sum(
-                source.facts.prefetch_bytes + source.facts.decoding_bytes for source in (probs, labels) if source
-            ),
-            held_bytes=self.held_bytes,
-            rule=rule,
-        )
-
-    def partitions(self) -> list[Batches]:
-        """Return the batches of each partition, in row order."""
-        return [Batches(index, self.grid.ranges(index)) for index in range(self.grid.n_partitions)]
+            rows = min(MAX_STRIP_ROWS + labels.facts.row_chunk, n_rows)
+            batch_bytes += rows * max(labels.row_bytes, labels.read_row_bytes)
+        ahead = sum(source.facts.prefetch_bytes + source.facts.decoding_bytes for source in (probs, labels) if source)
+        n_partitions, item = self.grid.n_partitions, self.dtype.itemsize
+        return Need(n_rows, self.n_classes, item, settings, n_partitions, batch_bytes, ahead, self.held_bytes, rule)
 
     def work(self, function: Callable[..., Any]) -> PartitionWork:
         """Return the callable of the tasks that run `function` on a partition."""
@@ -227,7 +196,7 @@ class Inputs:
         columns: list[Column] = [range(self.grid.n_partitions)]
         for name, opened in (("labels", self.opened_labels), ("pred_probs", self.opened_pred_probs)):
             if not isinstance(opened, Source):
-                columns.append(self._array(opened))
+                columns.append(opened.rechunk((tuple(self.grid.partition_rows), *((n,) for n in opened.shape[1:]))))
                 continue
             if not opened.facts.in_memory:
                 columns.append(RowRanges(opened, self.grid))
@@ -242,14 +211,17 @@ class Inputs:
             columns.append(executor.scatter([rows_of(opened, start, stop) for start, stop in bounds]))
         return columns
 
-    def _array(self, opened: Opened) -> da.Array:
-        """Return the rows as a Dask array with one chunk per partition."""
-        import dask.array as da
+    def columns_without(self, columns: Callable[[], list[Column]], finished: Collection[int]) -> list[Column]:
+        """Return columns without the blocks of finished partitions, which Dask would have to compute.
 
-        chunks = (tuple(self.grid.partition_rows), *((size,) for size in opened.shape[1:]))
-        if not isinstance(opened, Source):
-            return opened.rechunk(chunks)
-        return da.from_array(RowRange(opened), chunks, asarray=False, meta=np.empty((0,) * opened.ndim, opened.dtype))
+        If all are finished, `columns` is not called: a Dask array is not even kept.
+        """
+        numbers = range(self.grid.n_partitions)
+        if self.is_stored:
+            return columns()
+        if len(finished) == len(numbers):
+            return [numbers, [None] * len(numbers), [None] * len(numbers)]
+        return [numbers, *(_without_blocks(column, finished) for column in columns()[1:])]
 
     def reachability(self) -> Callable[[], None]:
         """Return a check for workers, which raises if they cannot open an input. Arrays in memory are not checked."""
@@ -260,11 +232,11 @@ class Inputs:
 def map_partitions(inputs: Inputs, function: Callable[..., Any]) -> list[Any]:
     """Return ``function(partition)`` for each partition, in row order."""
     labels, pred_probs = inputs.labels_source, inputs.pred_probs_source
-    if inputs.grid.n_partitions == 1 and labels and pred_probs:  # without a graph, which would only cost time
-        work, [batches] = inputs.work(function), inputs.partitions()
-        return [retry(RETRIES + 1, work, batches, RowRange(labels), RowRange(pred_probs))]
+    if inputs.grid.n_partitions == 1 and labels and pred_probs:  # here, whatever client is active
+        work = inputs.work(function)
+        return [retry(RETRIES + 1, work, 0, RowRange(labels), RowRange(pred_probs))]
     executor = choose_executor(retries=RETRIES)
-    return DaskJob(executor).map("inspect", inputs.work(function), inputs.columns(executor))
+    return executor.map("inspect", inputs.work(function), inputs.columns(executor))
 
 
 def _check_reachable(sources: Sequence[Source]) -> None:
@@ -293,12 +265,13 @@ def kept_bytes(inputs: Inputs, executor: Executor) -> int:
     return inputs.n_bytes if fits else 0
 
 
-def persist_if_it_fits(inputs: Inputs, executor: Executor, n_reads: int) -> Inputs:
-    """Persist a user's Dask array if it fits in memory; otherwise warn that each read computes it again."""
-    if inputs.pred_probs_source is not None:
+def kept_if_it_fits(inputs: Inputs, executor: Executor, n_reads: int) -> Inputs:
+    """Keep a user's Dask array if it is read again and fits in memory; else warn that each read computes it again."""
+    opened = inputs.opened_pred_probs
+    if n_reads == 1 or isinstance(opened, Source):
         return inputs
     if kept_bytes(inputs, executor):
-        kept = executor.persist(inputs.pred_probs)
+        kept = executor.keep(opened.rechunk((tuple(inputs.grid.partition_rows), (inputs.n_classes,))))
         return replace(inputs, opened_pred_probs=kept, held_bytes=inputs.held_bytes + inputs.n_bytes)
     times = "twice" if n_reads == 2 else f"{n_reads} times"
     warn(
@@ -308,7 +281,7 @@ def persist_if_it_fits(inputs: Inputs, executor: Executor, n_reads: int) -> Inpu
     return inputs
 
 
-def without_blocks(column: Column, grid: Grid, finished: Collection[int]) -> Column:
+def _without_blocks(column: Column, finished: Collection[int]) -> Column:
     """Return a column with None in place of the blocks of finished partitions."""
     if isinstance(column, RowRanges):
         return column
@@ -317,8 +290,7 @@ def without_blocks(column: Column, grid: Grid, finished: Collection[int]) -> Col
     import dask.array as da
 
     parts = []
-    numbers = range(grid.n_partitions)
-    for is_finished, group in itertools.groupby(numbers, lambda index: index in finished):
+    for is_finished, group in itertools.groupby(range(column.numblocks[0]), lambda index: index in finished):
         some = list(group)
         blocks = column.blocks[some[0] : some[-1] + 1]
         parts.append(nothing_like(blocks) if is_finished else blocks)
@@ -623,26 +595,41 @@ def _open_both(
     return retry(attempts, open_as, labels), other.result()
 
 
-def open_inputs(
-    labels: Any,
-    pred_probs: Any,
+def open_inputs(labels: Any, pred_probs: Any, **how: Any) -> Inputs:
+    """Open both inputs, and return them on a grid; read labels that are to be read first.
+
+    Parameters
+    ----------
+    labels, pred_probs : array-like
+        Anything that `sources.open_labels` and `sources.open_pred_probs` take.
+    **how
+        As `on_grid` takes it.
+
+    Raises
+    ------
+    InvalidInputError
+        For anything that can be refused without reading.
+    """
+    return on_grid(*open_pair(labels, pred_probs), **how).read_labels()
+
+
+def on_grid(
+    labels: Opened,
+    pred_probs: Opened,
     *,
     batch_size: int | partitioning.Auto = "auto",
     partition_batches: int | partitioning.Auto = "auto",
     n_jobs: int = 1,
     executor: Executor | None = None,
     earlier: Mapping[str, Sequence[int]] | None = None,
-    read: bool = True,
     ignored: int | None = None,
 ) -> Inputs:
-    """Open both inputs, compare them, and plan one grid of batches for them.
-
-    Only headers are read, and labels whose stored chunks many batches would decode again.
+    """Plan one grid of batches for two inputs. Nothing is read.
 
     Parameters
     ----------
-    labels, pred_probs : array-like
-        Anything that `sources.open_labels` and `sources.open_pred_probs` take.
+    labels, pred_probs : Source or dask.array.Array
+        The inputs, opened.
     batch_size, partition_batches : int or "auto"
         As `find_label_issues` takes them; a Dask array keeps its own chunks as batches.
     n_jobs : int
@@ -651,40 +638,29 @@ def open_inputs(
         Runs the tasks; by default the active client or threads.
     earlier : mapping, optional
         For a run with a workdir: the partitions of the earlier run in it, which are kept (`growing_grid`).
-    read : bool
-        Whether to read such labels now; otherwise `Inputs.read_labels` reads them.
     ignored : int, optional
         The value of labels that says that a row has none; by default what the labels themselves say (`Source.ignored`).
-
-    Raises
-    ------
-    InvalidInputError
-        For anything that can be refused without reading.
     """
-    opened_labels, opened = open_pair(labels, pred_probs)
-    if ignored is None and isinstance(opened_labels, Source):
-        ignored = opened_labels.ignored
-    partitioning.check_sizes(batch_size, partition_batches)
+    if ignored is None and isinstance(labels, Source):
+        ignored = labels.ignored
     executor = executor or choose_executor()
-    forking = n_jobs > 1 and not executor.is_cluster and forkable(opened_labels, opened)
+    forking = n_jobs > 1 and not executor.is_cluster and forkable(labels, pred_probs)
     n_threads = n_jobs if forking else executor.all_threads
-    if not isinstance(opened, Source):
-        opened = whole_rows(opened)
-        planned = plan_dask_grid(opened, n_threads, partition_batches)
+    if not isinstance(pred_probs, Source):
+        pred_probs = whole_rows(pred_probs)
+        planned = plan_dask_grid(pred_probs, n_threads, partition_batches)
     else:
-        planned = plan_source_grid(
-            opened, n_threads, executor, batch_size, partition_batches, 1 if forking else STRIP_BYTES
-        )
-        _warn_if_read_in_pieces(opened, planned, n_threads)
+        least = 1 if forking else STRIP_BYTES
+        planned = plan_source_grid(pred_probs, n_threads, executor, batch_size, partition_batches, least)
+        _warn_if_read_in_pieces(pred_probs, planned, n_threads)
     if earlier is not None:
-        planned = growing_grid(opened, planned, earlier)
-    if not _reads_first(opened_labels, planned, executor, opened.shape[1]):
-        return Inputs(opened_labels, opened, planned, ignored=ignored)
+        planned = growing_grid(pred_probs, planned, earlier)
+    if not _reads_first(labels, planned, executor, pred_probs.shape[1]):
+        return Inputs(labels, pred_probs, planned, ignored=ignored)
     # The labels in the smallest dtype, and the stored chunk that is being decoded.
-    held = opened_labels.n_rows * label_dtype(opened.shape[1], ignored).itemsize
-    held += min(opened_labels.facts.row_chunk or 0, opened_labels.n_rows) * opened_labels.dtype.itemsize
-    inputs = Inputs(opened_labels, opened, planned, held_bytes=held, labels_first=True, ignored=ignored)
-    return inputs.read_labels() if read else inputs
+    held = labels.n_rows * label_dtype(pred_probs.shape[1], ignored).itemsize
+    held += min(labels.facts.row_chunk or 0, labels.n_rows) * labels.dtype.itemsize
+    return Inputs(labels, pred_probs, planned, held_bytes=held, labels_first=True, ignored=ignored)
 
 
 def _reads_first(labels: Opened, grid: partitioning.Grid, executor: Executor, n_classes: int) -> TypeGuard[Source]:

@@ -1,4 +1,4 @@
-"""The job of `find_label_issues`: its steps, and the folders that it writes to."""
+"""The job of `find_label_issues`: it opens, plans, locks, runs and publishes."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import time
 import uuid
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from labelsieve.confident_learning.checks import Finding, Findings, notes_of, raise_or_warn
-from labelsieve.confident_learning.filters import issue_totals
+from labelsieve.confident_learning.checks import Finding, notes_of, raise_or_warn
+from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.joint import ConfidentCounts, JointCounts, PruneCounts
 from labelsieve.confident_learning.misfit import RowSample, describe_misfit, may_not_fit
 from labelsieve.confident_learning.summarize import ScanTotals
-from labelsieve.confident_learning.thresholds import class_means, class_sums_finalize
+from labelsieve.confident_learning.thresholds import class_means
 from labelsieve.errors import (
     InvalidInputError,
     MemoryLimitError,
@@ -34,13 +34,12 @@ from labelsieve.errors import (
     size,
     warn,
 )
-from labelsieve.execution.cluster import ClusterExecutor, choose_executor
-from labelsieve.execution.executor import LostDataError
-from labelsieve.execution.memory import candidate_bytes, expected_issues, free_bytes
+from labelsieve.execution.cluster import choose_executor
+from labelsieve.execution.executor import LostDataError, free_bytes
 from labelsieve.job import fork_pool
-from labelsieve.job.grid import arrays_of, partitions_by_array
-from labelsieve.job.inputs import Inputs, check_output_of, open_given, open_inputs, open_pair
-from labelsieve.job.kept import Records, digest
+from labelsieve.job.grid import arrays_of, candidate_bytes, expected_issues, partitions_by_array
+from labelsieve.job.inputs import Inputs, check_output_of, on_grid, open_given, open_pair
+from labelsieve.job.kept import Kept, digest
 from labelsieve.job.passes import Passes
 from labelsieve.job.plan import Fit, Plan, check_cluster, fit_in_memory, make_plan
 from labelsieve.job.settings import JobSettings
@@ -58,7 +57,7 @@ from labelsieve.job.workdir import (
 )
 from labelsieve.options import NOTHING, IgnoreLabel
 from labelsieve.results.label_issues import LabelIssues, load_rows
-from labelsieve.results.result import IssueParts, RunFacts, check_class_names, loaded_versions, open_ids
+from labelsieve.results.result import IdParts, IssueParts, RunFacts, check_class_names, loaded_versions, open_ids
 from labelsieve.results.store import ISSUE_BYTES, Stage, StoredScores, run_rows, staged
 from labelsieve.results.units import Layout
 from labelsieve.sources.arrays import ArraySource
@@ -81,34 +80,6 @@ from labelsieve.sources.objects import retry
 from labelsieve.sources.open import Opened, ignored_value, open_labels, where_is
 from labelsieve.sources.source import Source
 from labelsieve.storage.folder import Folder, LocalFolder, open_folder, shared_probe, temporary_folder
-
-
-def check_fit(table: RowSummaries, total: ScanTotals, confident: ConfidentCounts, opened: object = None) -> str:
-    """Warn if labels and predictions do not seem to belong together; return the text of the warning, or "".
-
-    Parameters
-    ----------
-    table : RowSummaries
-        The table of all rows.
-    total : ScanTotals
-        Totals of the first pass.
-    confident : ConfidentCounts
-        Confident rows by given label and class.
-    opened : Source or dask.array.Array
-        The opened `pred_probs`, which may have a check of their own (`Source.describe_misfit`).
-    """
-    own = opened.describe_misfit(total.sums.dense()) if isinstance(opened, Source) else None
-    if own is not None:
-        if own:
-            warn(own)
-        return own
-    if not may_not_fit(total.agreement, total.sums.dense().counts, confident):
-        return ""
-    sample = RowSample(int(total.sums.dense().counts.sum()))
-    text = describe_misfit(*table.sampled_classes(sample), table.n_classes, sample.n_rows, sample.window)
-    if text:
-        warn(text)
-    return text
 
 
 @dataclass(frozen=True)
@@ -172,7 +143,7 @@ class LabelMapping:
             table = FloatTable() if values.dtype.kind == "f" else _name_table(class_names or (), ignore_label)
         return cls(values, ignore_label, table, class_names, category_names(labels), column_names(pred_probs))
 
-    @property
+    @cached_property
     def labels(self) -> Opened:
         """``(N,)`` classes."""
         return self.values if self.table is None else mapped(self.values, self.table)
@@ -234,20 +205,37 @@ _FEW_ISSUE_BYTES: Final = 32_000_000
 # Share of its free memory that the client of a cluster may take to sort issues.
 _CLIENT_SHARE: Final = 0.5
 
-
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class _Setup:
-    """What the steps of a job need once it is planned."""
+class Given:
+    """What a job was given, opened once.
 
-    passes: Passes
-    inputs: Inputs
-    fit: Fit
-    records: Records | None
-    stage: Stage | None
-    n_forks: int
+    Parameters
+    ----------
+    mapping : LabelMapping
+        The labels.
+    pred_probs : Source or dask.array.Array
+        The probabilities.
+    rule : Filter
+        The filter.
+    ids : IdParts or None
+        The user's names of rows.
+    n_weighing : int
+        Number of reads so far that weighed the members of an ensemble.
+    """
+
+    mapping: LabelMapping
+    pred_probs: Opened
+    rule: Filter
+    ids: IdParts | None
+    n_weighing: int = 0
+
+    @property
+    def pair(self) -> tuple[Opened, Opened]:
+        """Labels, which are classes, and probabilities."""
+        return self.mapping.labels, self.pred_probs
 
 
 class Job:
@@ -274,118 +262,72 @@ class Job:
         named: bool = False,
         layout: Layout | None = None,
     ) -> None:
-        self._started = time.perf_counter()
-        self.settings, self.filter, self._layout = settings, settings.filter, layout
-        self.output: str | None = settings.output  # type: ignore[assignment]  # checked to be text
-        self._attempts = settings.retries + 1
-        check_output_of(settings, labels, pred_probs)
+        self.started, self.settings, self.layout = time.perf_counter(), settings, layout
+        self.attempts = settings.retries + 1
         self.n_jobs: int = settings.n_jobs  # type: ignore[assignment]  # None was replaced
+        self.output: str | None = settings.output  # type: ignore[assignment]  # checked to be text
+        check_output_of(settings, labels, pred_probs)
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries, refuse=False)
+        self.given = self._open(labels, pred_probs, named=named)
+
+    def _open(self, labels: Any, pred_probs: Any, *, named: bool) -> Given:
+        """Open what the user gave; only headers are read."""
+        settings = self.settings
         limit = free_bytes() if self.executor.is_cluster else self.executor.limit
         labels, pred_probs, ids = open_given(labels, pred_probs, settings, limit)
-        self.pair = open_pair(
+        values, opened = open_pair(
             *(labels, pred_probs, settings.class_names, ids),
-            attempts=self._attempts,
+            attempts=self.attempts,
             from_logits=settings.from_logits,
             allow_zero_rows=settings.allow_zero_rows,
             dtype=settings.dtype,
             open_as=partial(open_label_values, ignore_label=settings.ignore_label) if named else open_labels,
         )
-        if isinstance(self.pair[1], Source):
-            self.pair = self.pair[0], self.pair[1].prepared_for(self.filter)
-            self.filter = self.pair[1].filter_for(self.filter)
-        self._n_weighing = 0  # reads that weigh the members of an ensemble
-        self._check_owned: Callable[[], None] = lambda: None  # that of the workdir, once it is open
-        n_rows, n_classes = self.pair[1].shape
-        self._places = {"labels": where_is(self.pair[0]), "pred_probs": where_is(self.pair[1])}
+        rule = settings.filter
+        if isinstance(opened, Source):
+            opened, rule = opened.prepared_for(rule), opened.filter_for(rule)
+        n_rows, n_classes = opened.shape
         names = check_class_names(settings.class_names, n_classes)
-        self._mapping = LabelMapping.of(self.pair[0], settings.ignore_label, names, labels, pred_probs)
-        self._ignored = self._mapping.ignored
-        self.pair = self._mapping.labels, self.pair[1]
-        self._ids = open_ids(ids, n_rows, layout)
-        self.filter.check_classes(n_classes)
+        mapping = LabelMapping.of(values, settings.ignore_label, names, labels, pred_probs)
+        found_ids = open_ids(ids, n_rows, self.layout)
+        rule.check_classes(n_classes)
         joint = settings.given_joint
         if joint is not None and joint.n_classes != n_classes:
             raise InvalidInputError(f"confident_joint has {joint.n_classes:,} classes, pred_probs {n_classes:,}")
-
-    def _learn_names(self) -> None:
-        """Read the labels for the names of the classes, if labels are names and the user gave none."""
-        if self._mapping.needs_names:
-            self._mapping = retry(self._attempts, self._mapping.learned, self.pair[1])
-            self.pair = self._mapping.labels, self.pair[1]
+        return Given(mapping, opened, rule, found_ids)
 
     def run(self) -> LabelIssues:
-        """Run all steps, and publish the result last."""
-        issues = self._attempt(self._find)
+        """Find the issues, and publish the result last."""
+        issues = self._attempt(_Run.find)
         return issues if self.output is None else load_rows(self.output)
 
     def count(self) -> JointCounts:
         """Count the confident joint in two passes, and select nothing."""
-        return self._attempt(self._count)
-
-    def _count(self, setup: _Setup) -> JointCounts:
-        total = setup.passes.scan(setup.n_forks)
-        self._check_scanned(total)
-        sums = total.sums.dense()
-        _, rescanned = setup.passes.rescan(class_sums_finalize(sums))
-        check_versions(self.pair, self._attempts)
-        joint = None if rescanned is None else rescanned.joint_counts(sums.counts)
-        if joint is None or rescanned is None or rescanned.joint is None:
-            raise RuntimeError("the settings of a count ask for the confident joint")
-        check_fit(setup.passes.first_table(), total, rescanned.joint, self.pair[1])
-        return joint
-
-    def _attempt(self, steps: Callable[[_Setup], _T]) -> _T:
-        """Prepare and run `steps`; start again if a worker was lost that held arrays of this process."""
-        if self.executor.misfits:
-            raise TaskFailedError(self.executor.misfits[0].sentence)
-        note_versions(self.pair, self._attempts, allow_zero_rows=self.settings.allow_zero_rows)
-        self._learn_names()
-        self._weigh_members()
-        for attempt in range(self._attempts):
-            with ExitStack() as stack:
-                setup = self._prepare(stack)
-                try:
-                    return steps(setup)
-                except LostDataError:
-                    if attempt + 1 == self._attempts or not setup.inputs.in_memory:
-                        raise
-                except UnwritableError as error:
-                    if self.settings.workdir is None or setup.records is None:
-                        raise
-                    kept = f"what is finished stays in the workdir {setup.records.folder.where}, and a new run uses it"
-                    raise UnwritableError(f"{error}; {kept}") from error
-        raise RuntimeError("there is at least one attempt")
-
-    def _weigh_members(self) -> None:
-        """Read the members of an ensemble that are weighted by their accuracy."""
-        labels, pred_probs = self.pair
-        if isinstance(pred_probs, EnsembleSource) and pred_probs.weights == "accuracy":
-            weights = member_accuracies(labels, pred_probs, self.executor, self.settings.checks, self._ignored)
-            self.pair = labels, pred_probs.with_weights(weights)
-            self._places["pred_probs"] = where_is(self.pair[1])
-            self._n_weighing = 1
+        return self._attempt(_Run.count)
 
     def plan(self) -> Plan:
         """Plan the run, and check its cluster. Only for weights of an ensemble in a workdir all data is read."""
-        if self.settings.workdir is not None:
-            self._weigh_members()
-        workdir = None
-        if self.settings.workdir is not None:
-            refuse_nested(self.settings.workdir, self.output)
-            workdir = Workdir.peek(self.settings.workdir, fresh=self.settings.fresh)
-        facts, earlier = dict[str, Any](), None
+        workdir, facts, given = self._workdir(), None, self.given
         if workdir is not None:
-            for opened in self.pair:
+            given = self._weighed(given)
+            for opened in given.pair:
                 if isinstance(opened, Source):
-                    retry(self._attempts, opened.note_version)
-            facts = self._facts_of_workdir()
-            earlier = self._earlier_partitions(workdir, facts)
-        inputs = self._open_inputs(earlier)
-        plan = make_plan(self._fit(inputs), inputs, self.filter, self.executor)
-        if workdir is not None:
-            plan = self._with_known(plan, workdir, facts, inputs)
-        if isinstance(self.executor, ClusterExecutor):
+                    retry(self.attempts, opened.note_version)
+            facts = facts_of_workdir(given, self.settings)
+        inputs = self._inputs(given, workdir, facts)
+        plan = make_plan(self._fit(given, inputs), inputs, given.rule, self.executor)
+        if workdir is not None and facts is not None:
+            parts = parts_of_workdir(given, workdir, facts, inputs)
+            known, others = workdir.committed_rows(*parts, inputs.grid.partition_rows)
+            row_bytes = inputs.n_bytes // inputs.grid.n_rows
+            plan = replace(
+                plan,
+                known_rows=known,
+                known_bytes=known * row_bytes,
+                unconfirmed_rows=others,
+                unconfirmed_bytes=others * row_bytes,
+            )
+        if hasattr(self.executor, "ask"):  # workers run
             folders = {
                 "workdir": None if workdir is None else workdir.folder,
                 "output": None if self.output is None else open_folder(self.output),
@@ -393,236 +335,110 @@ class Job:
             plan = replace(plan, problems=tuple(check_cluster(self.executor, inputs, folders)))
         return plan
 
-    def _facts_of_workdir(self) -> dict[str, Any]:
-        """Return the facts that all runs in one workdir have in common."""
-        return fingerprint(self.pair[1], asdict(self.filter.settings) | self.settings.checks.flags())
+    def _attempt(self, steps: Callable[[_Run], _T]) -> _T:
+        """Prepare and take `steps`; start again if a worker was lost that held arrays of this process."""
+        if self.executor.misfits:
+            raise TaskFailedError(self.executor.misfits[0].sentence)
+        note_versions(self.given.pair, self.attempts, allow_zero_rows=self.settings.allow_zero_rows)
+        given = self.given
+        if given.mapping.needs_names:
+            given = replace(given, mapping=retry(self.attempts, given.mapping.learned, given.pred_probs))
+        given = self._weighed(given)
+        for attempt in range(self.attempts):
+            with ExitStack() as stack:
+                run = self._begin(stack, given)
+                try:
+                    return steps(run)
+                except LostDataError:
+                    if attempt + 1 == self.attempts or not run.inputs.in_memory:
+                        raise
+                except UnwritableError as error:
+                    if self.settings.workdir is None or run.kept.records is None:
+                        raise
+                    kept = (
+                        f"what is finished stays in the workdir {run.kept.records.folder.where}, and a new run uses it"
+                    )
+                    raise UnwritableError(f"{error}; {kept}") from error
+        raise RuntimeError("there is at least one attempt")
 
-    def _earlier_partitions(self, workdir: Workdir, facts: dict[str, Any]) -> Mapping[str, Sequence[int]]:
-        """Return the partitions that the workdir has; raise if it belongs to another run."""
-        return workdir.earlier_partitions(facts, [place for place, _ in arrays_of(self.pair[1])])
+    def _weighed(self, given: Given) -> Given:
+        """Read the members of an ensemble that are weighted by their accuracy."""
+        labels, pred_probs = given.pair
+        if not isinstance(pred_probs, EnsembleSource) or pred_probs.weights != "accuracy":
+            return given
+        checks, ignored = self.settings.checks, given.mapping.ignored
+        weights = member_accuracies(labels, pred_probs, self.executor, checks, ignored)
+        return replace(given, pred_probs=pred_probs.with_weights(weights), n_weighing=1)
 
-    def _parts(self, workdir: Workdir, facts: dict[str, Any], inputs: Inputs) -> tuple[list[str], list[str]]:
-        """Return the name of the record, and the identity of the labels, of each partition."""
-        names = record_names(self.pair[1], inputs.grid, facts, workdir.folder.where)
-        labels = part_identities(self.pair[0], inputs.grid)
-        if self._ignored is not None:
-            labels = [one and digest([one, self._ignored]) for one in labels]
-        return names, labels
+    def _workdir(self, stack: ExitStack | None = None) -> Workdir | None:
+        """Open the workdir, if there is one, and own it until `stack` ends."""
+        settings = self.settings
+        if settings.workdir is None:
+            return None
+        refuse_nested(settings.workdir, self.output)
+        if stack is None:
+            return Workdir.peek(settings.workdir, fresh=settings.fresh)
+        return stack.enter_context(Workdir.open(settings.workdir, fresh=settings.fresh, wait=settings.wait))
 
-    def _with_known(self, plan: Plan, workdir: Workdir, facts: dict[str, Any], inputs: Inputs) -> Plan:
-        """Return a plan that says what the workdir has."""
-        known, others = workdir.committed_rows(*self._parts(workdir, facts, inputs), inputs.grid.partition_rows)
-        row_bytes = inputs.n_bytes // inputs.grid.n_rows
-        return replace(
-            plan,
-            known_rows=known,
-            known_bytes=known * row_bytes,
-            unconfirmed_rows=others,
-            unconfirmed_bytes=others * row_bytes,
-        )
-
-    def _open_inputs(self, earlier: Mapping[str, Sequence[int]] | None) -> Inputs:
+    def _inputs(self, given: Given, workdir: Workdir | None, facts: Mapping[str, Any] | None) -> Inputs:
         """Return the inputs on a grid, which keeps the partitions of an earlier run in the workdir."""
-        return open_inputs(
-            *self.pair,
+        earlier = None
+        if workdir is not None and facts is not None:
+            earlier = workdir.earlier_partitions(facts, [place for place, _ in arrays_of(given.pred_probs)])
+        return on_grid(
+            *given.pair,
             batch_size=self.settings.batch_size,
             partition_batches=self.settings.partition_batches,
             n_jobs=self.n_jobs,
             executor=self.executor,
-            read=False,
             earlier=earlier,
-            ignored=self._ignored,
+            ignored=given.mapping.ignored,
         )
 
-    def _fit(self, inputs: Inputs) -> Fit:
+    def _fit(self, given: Given, inputs: Inputs) -> Fit:
         """Return how the run fits in memory, or raise if it cannot."""
         stores = {"workdir": self.settings.workdir is not None, "output": self.output is not None}
-        return fit_in_memory(inputs, self.filter, self.executor, **stores, n_jobs=self.n_jobs)
+        return fit_in_memory(inputs, given.rule, self.executor, **stores, n_jobs=self.n_jobs)
 
-    def _prepare(self, stack: ExitStack) -> _Setup:
+    def _begin(self, stack: ExitStack, given: Given) -> _Run:
         """Plan the run, lock its workdir and output, and check that all workers can reach what they need."""
-        workdir, facts, earlier = None, dict[str, Any](), None
-        if self.settings.workdir is not None:
-            refuse_nested(self.settings.workdir, self.output)
-            owned = Workdir.open(self.settings.workdir, fresh=self.settings.fresh, wait=self.settings.wait)
-            workdir = stack.enter_context(owned)
-            self._check_owned = workdir.check_owned
-            facts = self._facts_of_workdir()
-            earlier = self._earlier_partitions(workdir, facts)
-        inputs = self._open_inputs(earlier)
-        self.executor.check_reachable(inputs.reachability())
-        fit = self._fit(inputs)
+        settings, executor = self.settings, self.executor
+        workdir = self._workdir(stack)
+        facts = {} if workdir is None else facts_of_workdir(given, settings)
+        inputs = self._inputs(given, workdir, facts)
+        executor.check_reachable(inputs.reachability())
+        fit = self._fit(given, inputs)
         if inputs.labels_first:
-            inputs = retry(self._attempts, inputs.read_labels)
-        stage = None if self.output is None else stack.enter_context(staged(self.output, self.settings.wait))
+            inputs = retry(self.attempts, inputs.read_labels)
+        stage = None if self.output is None else stack.enter_context(staged(self.output, settings.wait))
+        check_owned: Callable[[], None] = (lambda: None) if workdir is None else workdir.check_owned
         records = None
         if workdir is not None:
-            partitions = partitions_by_array(self.pair[1], inputs.grid)
-            compare = partial(compare_labels, inputs, self.executor)
-            records = workdir.begin(facts, partitions, *self._parts(workdir, facts, inputs), compare)
+            partitions = partitions_by_array(given.pred_probs, inputs.grid)
+            compare = partial(compare_labels, inputs, executor)
+            parts = parts_of_workdir(given, workdir, facts, inputs)
+            records = workdir.begin(facts, partitions, *parts, compare)
         elif fit.stored:
             workdir = Workdir(self._temporary(stage, fit))
             names = [f"{number:032x}" for number in range(inputs.grid.n_partitions)]
             records = workdir.begin({"run": uuid.uuid4().hex}, {}, names, [""] * len(names))
         if stage is not None:
             self._check_shared(stage.work)
-        if records is not None:
-            self._check_shared(records.folder)
         if workdir is not None and records is not None:
-            check_finished(inputs, self.filter.settings, self.executor, records, workdir.finished)
-        passes = Passes(
-            inputs,
-            self.filter,
-            self.executor,
-            records,
-            self.settings.progress,
-            keep=not fit.stored,
-            checks=self.settings.checks,
-            finished=() if workdir is None else workdir.finished,
-            check_margins=partial(self._check_margins, inputs, fit),
-        )
-        forks = fork_pool.can_fork(inputs, self.n_jobs, is_cluster=self.executor.is_cluster)
+            self._check_shared(records.folder)
+            check_finished(inputs, given.rule.settings, executor, records, workdir.finished)
+        forks = fork_pool.can_fork(inputs, self.n_jobs, is_cluster=executor.is_cluster)
+        finished = () if workdir is None else workdir.finished
+        kept = Kept(executor, records, in_memory=not fit.stored, finished=finished)
         # A single partition is read in this process anyway.
         n_forks = self.n_jobs if forks and inputs.grid.n_partitions > 1 else 0
-        return _Setup(passes, inputs, fit, records, stage, n_forks)
-
-    def _find(self, setup: _Setup) -> LabelIssues:
-        """Scan, count, select, sort and publish."""
-        passes, inputs, fit, stage = setup.passes, setup.inputs, setup.fit, setup.stage
-        scanned = passes.scan(setup.n_forks)
-        self._check_scanned(scanned)
-        sums = scanned.sums.dense()
-        thresholds = class_sums_finalize(sums)
-        table, rescanned = passes.rescan(thresholds)
-        counts = table.count(self.filter, thresholds)
-        joint = None if rescanned is None else rescanned.joint_counts(sums.counts)
-        totals = issue_totals(counts, joint, sums.counts, self.filter.settings)
-        totals = replace(totals, given_joint=self.settings.given_joint)
-        misfit = check_fit(passes.first_table(), scanned, totals.confident, self.pair[1])
-        # Issues in memory are cut once more when they are sorted, so a few too many do no harm.
-        selected = self.filter.select(table, totals, inputs.dtype, exactly=stage is not None)
-        if passes.n_reads > 1:
-            check_versions(self.pair, self._attempts)
-        self._check_owned()
-        found: IssueParts
-        if stage is not None:
-            stage.clear()
-            found = table.write(selected, self.filter, stage.group, stage.work, self._run_room(inputs, fit))
-        else:
-            self._check_fits(selected.n_rows, fit)
-            found = table.sorted_issues(selected, self.filter)
-        issues = LabelIssues(
-            n_rows=inputs.grid.n_rows,
-            n_classes=inputs.n_classes,
-            found=found,
-            estimated_num_issues=totals.estimated,
-            confident_thresholds=thresholds,
-            class_counts=sums.counts,
-            mean_scores=class_means(sums if counts.scores is None else counts.scores.dense()),
-            confident=totals.confident,
-            score_parts=StoredScores(stage.group) if stage is not None else table.scores(),
-            settings=self.filter.settings,
-            facts=replace(self._facts(setup, scanned, totals.note), misfit=misfit),
-            class_names=self._mapping.class_names,
-            ids=self._ids,
-            layout=self._layout,
-        )
-        if stage is not None:
-            self._check_owned()
-            stage.publish(issues)
-        return issues
-
-    def _check_fits(self, n_issues: int, fit: Fit) -> None:
-        """Raise unless `n_issues` issues can be sorted in this process."""
-        needed, room = n_issues * ISSUE_BYTES, self._room(fit)
-        if needed > room:
-            raise MemoryLimitError(
-                f"the {n_issues:,} issues would take {size(needed)} in this process, but may take only {size(room)}. "
-                "Write them to a file of any size with output='issues.zarr'"
-            )
-
-    def _facts(self, setup: _Setup, total: ScanTotals, note: str) -> RunFacts:
-        passes, inputs, fit = setup.passes, setup.inputs, setup.fit
-        forks = fit.n_processes if self.n_jobs > 1 and not self.executor.is_cluster and inputs.forkable else 0
-        return RunFacts(
-            bytes_read=(total.n_read + passes.n_rescanned + self._n_weighing * inputs.grid.n_rows)
-            * inputs.read_row_bytes,
-            n_reads=passes.n_reads + self._n_weighing,
-            rows_read=total.n_read,
-            rows_resumed=inputs.grid.n_rows - total.n_read,
-            n_batches=inputs.grid.n_batches,
-            n_partitions=inputs.grid.n_partitions,
-            planned_bytes=fit.process_bytes,
-            seconds=time.perf_counter() - self._started,
-            scheduler=f"{forks} forked processes" if forks else self.executor.described,
-            versions=loaded_versions(),
-            notes=(
-                *notes_of(self._placed(total.findings)),
-                *(text for text in (note and f"{note}.", self._mapping.note) if text),
-            ),
-            inputs=self._places,
-            finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
-            label_kind=self._mapping.label_kind,
-        )
-
-    def _check_scanned(self, total: ScanTotals) -> None:
-        """Raise or warn if the rows that were read have bad data."""
-        self._check_owned()
-        check_versions(self.pair, self._attempts)  # first, because half-written rows would look like bad data
-        counts = total.sums.dense().counts
-        if not counts.any():
-            n_rows, ignored = self.pair[1].shape[0], self.settings.ignore_label
-            # A recorder knows by itself which rows have no label.
-            are = "were recorded without one" if ignored is NOTHING else f"are {ignored!r}"
-            raise InvalidInputError(f"no row has a label: all {n_rows:,} {are}")
-        mapping = self._mapping
-        describe = None if mapping.table is None else partial(retry, self._attempts, mapping.describe_unknown)
-        raise_or_warn(self._placed(total.findings), self.pair[1].shape[1], self.settings.checks, counts, describe)
-
-    def _placed(self, findings: Findings) -> Findings:
-        """Return findings that name rows by their places, if rows are parts of larger things."""
-        return findings if self._layout is None else findings.placed(self._layout.in_words)
-
-    def _room(self, fit: Fit) -> int:
-        """Return the bytes that issues may take if they are sorted in this process."""
-        if self.executor.is_cluster:
-            return int(free_bytes() * _CLIENT_SHARE)
-        taken = self.executor.base_bytes + fit.need.partials + (0 if fit.stored else fit.need.summaries())
-        return max(_FEW_ISSUE_BYTES, self.executor.limit - taken)
-
-    def _check_margins(self, inputs: Inputs, fit: Fit, prune: PruneCounts) -> None:
-        """Raise if the rows of largest margin do not fit in memory: their number is known only after counting.
-
-        They may take what the plan has for them and what it leaves free. On a cluster the client holds all of them too.
-        """
-        planned = candidate_bytes(expected_issues(inputs.grid.n_rows), self.executor.n_threads)
-        room = planned + self.executor.limit - fit.process_bytes
-        if self.executor.is_cluster:
-            room = min(room, int(free_bytes() * _CLIENT_SHARE))
-        n_candidates = int(prune.by_pair.sum())
-        needed = candidate_bytes(n_candidates, self.executor.n_threads)
-        if needed > room:
-            raise MemoryLimitError(
-                f"the {n_candidates:,} rows of largest margin of all pairs would take {size(needed)}, but may take "
-                f"only {size(max(0, room))}. These take less: fewer threads, a lower frac_noise, or "
-                "filter_by='prune_by_class'"
-            )
-
-    def _run_room(self, inputs: Inputs, fit: Fit) -> int:
-        """Return the bytes that each thread may take to sort issues: what the plan allows and what it leaves free.
-
-        With more issues than planned the runs are larger, if there is memory for that: with many small runs each
-        merging task would read only a few rows of each.
-        """
-        planned = run_rows(expected_issues(inputs.grid.n_rows)) * ISSUE_BYTES
-        return planned + max(0, self.executor.limit - fit.process_bytes) // self.executor.n_threads
+        return _Run(self, given, inputs, fit, kept, stage, check_owned, n_forks)
 
     def _check_shared(self, folder: Folder) -> None:
         """Raise unless all workers see the same folder as this process and can write to it."""
-        if not self.executor.is_cluster:
-            return
-        with shared_probe(folder) as check:
-            self.executor.check_reachable(check)
+        if self.executor.is_cluster:
+            with shared_probe(folder) as check:
+                self.executor.check_reachable(check)
 
     def _temporary(self, stage: Stage | None, fit: Fit) -> Folder:
         """Return a temporary folder, in the output's or where Dask keeps temporary files."""
@@ -640,6 +456,197 @@ class Job:
                 f"every worker can write to {path} of this machine ({error}): give a workdir that all workers can reach"
             ) from error
         return folder
+
+
+class _Run(Passes):
+    """The passes of a job that is planned and has locked what it writes to, and what it checks in between.
+
+    Parameters
+    ----------
+    job : Job
+        The job.
+    given : Given
+        What it was given, with the names and weights that were read first.
+    inputs : Inputs
+        The same on a grid.
+    fit : Fit
+        How the run fits in memory.
+    kept : Kept
+        Where row summaries live.
+    stage : Stage or None
+        Where its output is made.
+    check_owned : callable
+        Raises if another run has taken over the workdir.
+    n_forks : int
+        Number of processes to fork for the first pass.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        given: Given,
+        inputs: Inputs,
+        fit: Fit,
+        kept: Kept,
+        stage: Stage | None,
+        check_owned: Callable[[], None],
+        n_forks: int,
+    ) -> None:
+        checks, show = job.settings.checks, job.settings.progress
+        super().__init__(inputs, given.rule, job.executor, kept, accepted=checks, show=show, n_forks=n_forks)
+        self.job, self.given, self.fit, self.stage, self._check_owned = job, given, fit, stage, check_owned
+
+    def find(self) -> LabelIssues:
+        """Find, sort and publish."""
+        inputs, stage, rule, given = self.inputs, self.stage, self.rule, self.given
+        found = self.run(self.job.settings.given_joint, exactly=stage is not None)
+        self._check_owned()
+        issues: IssueParts
+        if stage is not None:
+            stage.clear()
+            issues = found.table.write(found.selected, rule, stage.group, stage.work, self._run_room())
+        else:
+            self._check_fits(found.selected.n_rows)
+            issues = found.table.sorted_issues(found.selected, rule)
+        scores = found.counts.scores
+        result = LabelIssues(
+            n_rows=inputs.grid.n_rows,
+            n_classes=inputs.n_classes,
+            found=issues,
+            estimated_num_issues=found.totals.estimated,
+            confident_thresholds=found.thresholds,
+            class_counts=found.sums.counts,
+            mean_scores=class_means(found.sums if scores is None else scores.dense()),
+            confident=found.totals.confident,
+            score_parts=StoredScores(stage.group) if stage is not None else found.table.scores(),
+            settings=rule.settings,
+            facts=self._facts(found.scanned, found.totals.note, found.misfit),
+            class_names=given.mapping.class_names,
+            ids=given.ids,
+            layout=self.job.layout,
+        )
+        if stage is not None:
+            self._check_owned()
+            stage.publish(result)
+        return result
+
+    # What is checked between the passes ------------------------------------------------------------------------------
+
+    def check_scanned(self, totals: ScanTotals) -> None:
+        """Raise or warn if the rows that were read have bad data."""
+        self._check_owned()
+        self.check_read()  # first, because half-written rows would look like bad data
+        counts, settings, layout = totals.sums.dense().counts, self.job.settings, self.job.layout
+        if not counts.any():
+            # A recorder knows by itself which rows have no label.
+            ignored = settings.ignore_label
+            are = "were recorded without one" if ignored is NOTHING else f"are {ignored!r}"
+            raise InvalidInputError(f"no row has a label: all {self.inputs.grid.n_rows:,} {are}")
+        mapping, findings = self.given.mapping, totals.findings
+        describe = None if mapping.table is None else partial(retry, self.job.attempts, mapping.describe_unknown)
+        findings = findings if layout is None else findings.placed(layout.in_words)
+        raise_or_warn(findings, self.inputs.n_classes, settings.checks, counts, describe)
+
+    def check_fit(self, table: RowSummaries, totals: ScanTotals, confident: ConfidentCounts) -> str:
+        """Warn if labels and predictions do not seem to belong together; return the text of the warning, or ""."""
+        source, sums = self.inputs.pred_probs_source, totals.sums.dense()
+        text = None if source is None else source.describe_misfit(sums)  # some sources have a check of their own
+        if text is None:
+            if not may_not_fit(totals.agreement, sums.counts, confident):
+                return ""
+            sample = RowSample(int(sums.counts.sum()))
+            text = describe_misfit(*table.sampled_classes(sample), table.n_classes, sample.n_rows, sample.window)
+        if text:
+            warn(text)
+        return text
+
+    def check_margins(self, prune: PruneCounts) -> None:
+        """Raise if the rows of largest margin do not fit in memory: their number is known only after counting.
+
+        They may take what the plan has for them and what it leaves free. On a cluster the client holds all of them too.
+        """
+        executor = self.job.executor
+        planned = candidate_bytes(expected_issues(self.inputs.grid.n_rows), executor.n_threads)
+        room = planned + executor.limit - self.fit.process_bytes
+        if executor.is_cluster:
+            room = min(room, int(free_bytes() * _CLIENT_SHARE))
+        n_candidates = int(prune.by_pair.sum())
+        needed = candidate_bytes(n_candidates, executor.n_threads)
+        if needed > room:
+            raise MemoryLimitError(
+                f"the {n_candidates:,} rows of largest margin of all pairs would take {size(needed)}, but may take "
+                f"only {size(max(0, room))}. These take less: fewer threads, a lower frac_noise, or "
+                "filter_by='prune_by_class'"
+            )
+
+    def check_read(self) -> None:
+        """Raise if an input has changed since the run began."""
+        check_versions(self.given.pair, self.job.attempts)
+
+    def _check_fits(self, n_issues: int) -> None:
+        """Raise unless `n_issues` issues can be sorted in this process."""
+        room = self._room()
+        if n_issues * ISSUE_BYTES > room:
+            raise MemoryLimitError(
+                f"the {n_issues:,} issues would take {size(n_issues * ISSUE_BYTES)} in this process, but may take only "
+                f"{size(room)}. Write them to a file of any size with output='issues.zarr'"
+            )
+
+    def _room(self) -> int:
+        """Return the bytes that issues may take if they are sorted in this process."""
+        executor, need = self.executor, self.fit.need
+        if executor.is_cluster:
+            return int(free_bytes() * _CLIENT_SHARE)
+        taken = executor.base_bytes + need.partials + (0 if self.fit.stored else need.summaries())
+        return max(_FEW_ISSUE_BYTES, executor.limit - taken)
+
+    def _run_room(self) -> int:
+        """Return the bytes that each thread may take to sort issues: what the plan allows and what it leaves free.
+
+        With more issues than planned the runs are larger, if there is memory for that: with many small runs each
+        merging task would read only a few rows of each.
+        """
+        executor = self.job.executor
+        planned = run_rows(expected_issues(self.inputs.grid.n_rows)) * ISSUE_BYTES
+        return planned + max(0, executor.limit - self.fit.process_bytes) // executor.n_threads
+
+    def _facts(self, total: ScanTotals, note: str, misfit: str) -> RunFacts:
+        job, inputs, given = self.job, self.inputs, self.given
+        forks = self.fit.n_processes if job.n_jobs > 1 and not job.executor.is_cluster and inputs.forkable else 0
+        findings = total.findings if job.layout is None else total.findings.placed(job.layout.in_words)
+        n_rows = inputs.grid.n_rows
+        return RunFacts(
+            bytes_read=(total.n_read + self.n_rescanned + given.n_weighing * n_rows) * inputs.read_row_bytes,
+            n_reads=self.n_reads + given.n_weighing,
+            rows_read=total.n_read,
+            rows_resumed=n_rows - total.n_read,
+            n_batches=inputs.grid.n_batches,
+            n_partitions=inputs.grid.n_partitions,
+            planned_bytes=self.fit.process_bytes,
+            seconds=time.perf_counter() - job.started,
+            scheduler=f"{forks} forked processes" if forks else job.executor.described,
+            versions=loaded_versions(),
+            notes=(*notes_of(findings), *(text for text in (note and f"{note}.", given.mapping.note) if text)),
+            inputs={"labels": where_is(given.mapping.values), "pred_probs": where_is(given.pred_probs)},
+            finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
+            label_kind=given.mapping.label_kind,
+            misfit=misfit,
+        )
+
+
+def facts_of_workdir(given: Given, settings: JobSettings) -> dict[str, Any]:
+    """Return the facts that all runs in one workdir have in common."""
+    return fingerprint(given.pred_probs, asdict(given.rule.settings) | settings.checks.flags())
+
+
+def parts_of_workdir(
+    given: Given, workdir: Workdir, facts: Mapping[str, Any], inputs: Inputs
+) -> tuple[list[str], list[str]]:
+    """Return the name of the record, and the identity of the labels, of each partition."""
+    labels, pred_probs = given.pair
+    names, ignored = record_names(pred_probs, inputs.grid, facts, workdir.folder.where), given.mapping.ignored
+    of_labels = part_identities(labels, inputs.grid)
+    return names, of_labels if ignored is None else [one and digest([one, ignored]) for one in of_labels]
 
 
 def refuse_nested(workdir: str | os.PathLike[str], output: str | None) -> None:

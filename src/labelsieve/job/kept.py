@@ -1,4 +1,4 @@
-"""Checkpoints: the records in which a run commits its row summaries, and what later passes add to them."""
+"""Where row summaries live: in memory, or in records that tasks commit to a workdir. Nothing else asks which."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -27,7 +27,9 @@ from labelsieve.confident_learning.thresholds import (
     row_slices,
 )
 from labelsieve.errors import WorkdirError
-from labelsieve.execution.executor import stop_if_abandoned
+from labelsieve.execution.executor import Executor
+from labelsieve.execution.graph import Column, stop_if_abandoned
+from labelsieve.execution.progress import Progress
 from labelsieve.job.grid import Span
 from labelsieve.storage.checked import Columns, DamagedRecordError, Record, RecordWriter
 from labelsieve.storage.folder import Folder
@@ -289,10 +291,80 @@ class SummaryChunk:
     @property
     def n_read(self) -> int:
         """Number of rows that the last pass read."""
-        return (self.totals if self.rescan is None else self.rescan).n_read
+        return int(totals_of(self).n_read)
 
 
 Chunk: TypeAlias = SummaryChunk | Span
+
+
+_T = TypeVar("_T")
+
+
+class Kept:
+    """Keeps the row summaries of a run where they are made: in memory, in records of a workdir, or in both.
+
+    Parameters
+    ----------
+    executor : Executor
+        Who runs the tasks.
+    records : Records, optional
+        Where the tasks of a pass commit what it makes.
+    in_memory : bool
+        Whether summaries stay in memory, beside any records; without records they always do.
+    finished : collection of int
+        The partitions whose summaries are committed already.
+
+    Attributes
+    ----------
+    chunks : list
+        In memory: a `SummaryChunk` for each partition, or futures of those that workers hold.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        records: Records | None = None,
+        *,
+        in_memory: bool = True,
+        finished: Collection[int] = (),
+    ) -> None:
+        self.executor, self.records, self.in_memory, self.finished = executor, records, in_memory, finished
+        self.chunks: list[Any] = []
+
+    def run(
+        self,
+        name: str,
+        work: Callable[..., Any],
+        combine: Callable[[Iterable[Any]], _T],
+        columns: Sequence[Column],
+        progress: Progress | None,
+    ) -> _T:
+        """Run a pass over the partitions, keep what it makes, and return the combined totals.
+
+        `work` returns a `SummaryChunk` if it is kept in memory, otherwise it commits a record and returns its totals.
+        """
+        if not self.in_memory:
+            return self.executor.reduce(name, work, combine, columns, progress)
+        self.chunks, total = self.executor.persist(name, work, columns, totals_of, combine, progress)
+        return total
+
+    def take(self, results: Sequence[Any], combine: Callable[[Iterable[Any]], _T]) -> _T:
+        """Keep the results of a pass that ran in other processes, and return the combined totals."""
+        if not self.in_memory:
+            return combine(results)
+        self.chunks = list(results)
+        return combine(map(totals_of, results))
+
+    def records_of(self, kind: str, thresholds: Float64s) -> Records | None:
+        """Return the records of what follows from the thresholds; None if that is kept in memory."""
+        if self.in_memory or self.records is None:
+            return None
+        return self.records.of_version([kind, thresholds.tolist()])
+
+
+def totals_of(chunk: SummaryChunk) -> Any:
+    """Return the totals of the last pass."""
+    return chunk.totals if chunk.rescan is None else chunk.rescan
 
 
 @dataclass(frozen=True)
@@ -327,13 +399,15 @@ class SummaryReader:
         first = chunk.start
         for block in self._blocks(chunk, whole=whole):
             stop_if_abandoned()
-            yield self.scored(block if self.no_label is None else block.only_labelled(self.no_label, first))
+            labelled = block if self.no_label is None else block.only_labelled(self.no_label, first)
+            yield self.scored(labelled)
             first += len(block)
 
     def _blocks(self, chunk: Chunk, *, whole: bool) -> Iterator[SummaryBlock]:
         if isinstance(chunk, SummaryChunk):
             # A user's Dask array may have a chunk without rows: it is one empty block.
-            for rows in [slice(None)] if whole or not chunk.n_rows else row_slices(chunk.n_rows):
+            n_rows = len(chunk.summary)
+            for rows in [slice(None)] if whole or not n_rows else row_slices(n_rows):
                 yield chunk.summary[rows]
             return
         for index, start, stop in chunk.pieces:
@@ -344,9 +418,7 @@ class SummaryReader:
         return with_adjusted_scores(summary, self.thresholds) if self.settings.adjust_pred_probs else summary
 
     def _stored(self, index: int, start: int, stop: int) -> Iterator[SummaryBlock]:
-        if self.records is None:
-            raise RuntimeError("stored chunks are read from records")
-        stored = self.records.summaries(index, start, stop)
+        stored = self.stored(index, start, stop)
         if self.rescan_records is None:
             yield from stored
             return
@@ -356,3 +428,9 @@ class SummaryReader:
                 start += len(block)
                 found: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
                 yield replace(block, **found)
+
+    def stored(self, index: int, start: int, stop: int) -> Iterator[SummaryBlock]:
+        """Yield the summaries of rows ``[start, stop)`` of partition `index` as the first pass has committed them."""
+        if self.records is None:
+            raise RuntimeError("stored chunks are read from records")
+        return self.records.summaries(index, start, stop)

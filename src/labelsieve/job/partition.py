@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.joint import JointCounter
 from labelsieve.confident_learning.summarize import MAX_STRIP_ROWS, STRIP_BYTES, Summarizer
-from labelsieve.errors import InvalidInputError, located
-from labelsieve.execution.executor import stop_if_abandoned
+from labelsieve.errors import InvalidInputError, locate
+from labelsieve.execution.graph import stop_if_abandoned
 from labelsieve.job.grid import Grid, Span
 from labelsieve.job.kept import SummaryChunk
 from labelsieve.sources.arrays import ArraySource
@@ -23,7 +23,7 @@ Block = npt.NDArray[Any]
 
 
 class RowRange:
-    """A lazy range of rows of a source: a block of a Dask array over files.
+    """A lazy range of rows of a source: the argument of a task that reads them.
 
     Parameters
     ----------
@@ -38,7 +38,6 @@ class RowRange:
     def __init__(self, source: Source, start: int = 0, stop: int | None = None, origin: int = 0) -> None:
         self.source, self.start, self.stop = source, start, source.n_rows if stop is None else stop
         self.origin = origin
-        self.shape, self.dtype, self.ndim = (self.stop - start, *source.shape[1:]), source.dtype, source.ndim
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle without the names of attributes: each task of a graph is sent two ranges."""
@@ -54,21 +53,6 @@ class RowRange:
         """Return a source that holds rows ``[start, stop)`` of the input, and the row at which it begins."""
         part, origin = self.source.part(start - self.origin, stop - self.origin)
         return part, origin + self.origin
-
-    def __getitem__(self, key: Any) -> RowRange | Block:
-        """Return a slice of rows as a lazy range; read the rows for any other index that NumPy accepts."""
-        rows, *columns = key if isinstance(key, tuple) else (key,)
-        all_columns = [slice(0, size) for size in self.shape[1:]]
-        if isinstance(rows, slice) and rows.step in (None, 1) and columns in ([], all_columns):
-            start, stop, _ = rows.indices(self.shape[0])
-            return RowRange(self.source, self.start + start, self.start + stop, self.origin)
-        block: Block = np.asarray(self)[key]
-        return block
-
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Block:
-        """Read the rows."""
-        rows: Block = np.asarray(self.source[self.start : self.stop], dtype, copy=copy)
-        return rows
 
 
 @dataclass(frozen=True)
@@ -102,6 +86,17 @@ class Partition:
         Dtype of `pred_probs`.
     ignored : int, optional
         The value of labels that says that a row has none.
+
+    Attributes
+    ----------
+    has_pred_probs, has_both : bool
+        Whether the task has rows of `pred_probs`, and of both inputs.
+    summarizer : type
+        What makes row summaries of the strips.
+    joint_counter : type
+        What counts the confident joint of the strips of a second pass.
+    strip_rows : int
+        Number of rows of a strip.
     """
 
     def __init__(
@@ -113,95 +108,66 @@ class Partition:
         dtype: np.dtype[Any],
         ignored: int | None = None,
     ) -> None:
-        self.ignored = ignored
-        self.index, self.ranges = batches.index, tuple(batches.ranges)
+        self.index, self.ranges, self.ignored = batches.index, tuple(batches.ranges), ignored
         self.n_classes, self.dtype = n_classes, dtype.newbyteorder("=")
         self.start, self.stop = self.ranges[0][0], self.ranges[-1][1]
+        self.n_rows = self.stop - self.start
         self._labels, self._pred_probs = labels, pred_probs
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows of all batches."""
-        return self.stop - self.start
-
-    @property
-    def has_pred_probs(self) -> bool:
-        """Whether the task has rows of `pred_probs`."""
-        return self._pred_probs is not None
-
-    @property
-    def readable(self) -> bool:
-        """Whether the task has the rows of both inputs."""
-        return self._labels is not None and self._pred_probs is not None
-
-    @property
-    def strip_rows(self) -> int:
-        """Number of rows of a strip."""
-        rows = self._pred_probs
-        row_bytes = rows.source.strip_row_bytes if isinstance(rows, RowRange) else self.n_classes * self.dtype.itemsize
-        return max(1, min(MAX_STRIP_ROWS, STRIP_BYTES // row_bytes))
-
-    @property
-    def summarizer(self) -> type[Summarizer]:
-        """What makes row summaries of the strips."""
-        return self._pred_probs.source.summarizer if isinstance(self._pred_probs, RowRange) else Summarizer
-
-    @property
-    def joint_counter(self) -> type[JointCounter]:
-        """What counts the confident joint of the strips of a second pass."""
-        return self._pred_probs.source.joint_counter if isinstance(self._pred_probs, RowRange) else JointCounter
-
-    @cached_property
-    def _batches(self) -> list[tuple[int, int]]:
-        """The batches to read; neighbours are joined up to a strip: tiny batches cost time and save no memory."""
-        joined: list[tuple[int, int]] = []
+        self.has_pred_probs, self.has_both = pred_probs is not None, labels is not None and pred_probs is not None
+        row_bytes = n_classes * self.dtype.itemsize
+        self.summarizer, self.joint_counter = Summarizer, JointCounter
+        if isinstance(pred_probs, RowRange):
+            source = pred_probs.source
+            self.summarizer, self.joint_counter = source.summarizer, source.joint_counter
+            row_bytes = source.strip_row_bytes
+        self.strip_rows = max(1, min(MAX_STRIP_ROWS, STRIP_BYTES // row_bytes))
+        # The batches to read; neighbours are joined up to a strip: tiny batches cost time and save no memory.
+        self._batches: list[tuple[int, int]] = []
         for start, stop in self.ranges:
-            if joined and stop - joined[-1][0] <= self.strip_rows:
-                joined[-1] = joined[-1][0], stop
+            if self._batches and stop - self._batches[-1][0] <= self.strip_rows:
+                self._batches[-1] = self._batches[-1][0], stop
             else:
-                joined.append((start, stop))
-        return joined
+                self._batches.append((start, stop))
 
-    @property
     def _strips(self) -> Iterator[tuple[int, int]]:
-        """The rows ``[start, stop)`` of each strip, which batches cut too; between them the task may be stopped."""
+        """Yield the rows ``[start, stop)`` of each strip, which batches cut too; in between the task may be stopped."""
         for first, last in self._batches:
             for start in range(first, last, self.strip_rows):
                 stop_if_abandoned()
                 yield start, min(start + self.strip_rows, last)
         stop_if_abandoned()
 
-    def strips(self) -> Iterator[tuple[Block, Block]]:
-        """Yield ``(n,)`` labels, and what `summarizer` takes for ``(n, K)`` probabilities, in row order."""
-        with self._reader(self._labels, self.n_rows) as labels, self._probs_reader(raw=True) as probs:
-            for start, stop in self._strips:
+    def strips(self, *, raw: bool = True) -> Iterator[tuple[Block, Block]]:
+        """Yield ``(n,)`` labels, and what `summarizer` takes for ``(n, K)`` probabilities, in row order.
+
+        These are the probabilities themselves unless `raw`.
+        """
+        with (
+            self._reader(self._labels, self.n_rows) as labels,
+            self._reader(self._pred_probs, self.n_rows, self.n_classes, raw=raw) as probs,
+        ):
+            for start, stop in self._strips():
                 strip = probs.read(start, stop)
                 yield labels.read(start, stop), strip
 
     def label_strips(self) -> Iterator[Block]:
         """Yield ``(n,)`` labels in row order, without reading probabilities."""
         with self._reader(self._labels, self.n_rows) as labels:
-            for start, stop in self._strips:
+            for start, stop in self._strips():
                 yield labels.read(start, stop)
 
     def prob_strips(self) -> Iterator[Block]:
         """Yield ``(n, K)`` probabilities in row order, without reading labels."""
-        with self._probs_reader() as probs:
-            for start, stop in self._strips:
+        with self._reader(self._pred_probs, self.n_rows, self.n_classes) as probs:
+            for start, stop in self._strips():
                 yield probs.read(start, stop)
-
-    def _probs_reader(self, *, raw: bool = False) -> _BatchReader:
-        return self._reader(self._pred_probs, self.n_rows, self.n_classes, raw=raw)
 
     def _reader(self, rows: RowRange | Block | None, *shape: int, raw: bool = False) -> _BatchReader:
         """Return what reads `rows`, which have `shape` if they are in memory."""
         stop_if_abandoned()
-        source, origin = (
-            rows.part(self.start, self.stop)
-            if isinstance(rows, RowRange)
-            else (ArraySource(_checked_block(rows, shape, self.dtype)), self.start)
-        )
-        return _BatchReader(source, origin, self._batches, raw=raw)
+        if isinstance(rows, RowRange):
+            return _BatchReader(*rows.part(self.start, self.stop), self._batches, raw=raw)
+        return _BatchReader(ArraySource(_checked_block(rows, shape, self.dtype)), self.start, self._batches, raw=raw)
 
 
 def _checked_block(block: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Block:
@@ -238,16 +204,14 @@ class _BatchReader:
 
     def read(self, start: int, stop: int) -> Block:
         """Return rows ``[start, stop)`` of one batch."""
+        read, origin = self._rows.read, self._origin
         if self._source.facts.in_pieces:
-            return self._read(start, stop)
+            return read(start - origin, stop - origin)
         if not self._first <= start < self._first + len(self._held):
             self._first, end = next(batch for batch in self._ranges if batch[0] <= start < batch[1])
-            self._held = self._read(self._first, end)
+            self._held = read(self._first - origin, end - origin)
         held: Block = self._held[start - self._first : stop - self._first]
         return held
-
-    def _read(self, start: int, stop: int) -> Block:
-        return self._rows.read(start - self._origin, stop - self._origin)
 
 
 class PartitionWork:
@@ -280,6 +244,8 @@ class PartitionWork:
     ) -> None:
         self.where = where
         self._work, self._grid, self._facts = work, grid, (n_classes, dtype, ignored)
+        # Partitions that are to be read first, because later ones are smaller; 0 if none are.
+        self.n_first = grid.n_large
 
     def batches(self, partition: int | Batches) -> Batches:
         """Return the batches of a partition, which may be given by its number."""
@@ -302,11 +268,6 @@ class PartitionWork:
         """Return the number of the first row of a partition."""
         return self.batches(partition).ranges[0][0]
 
-    @property
-    def n_first(self) -> int:
-        """Number of partitions that are to be read first, because later ones are smaller; 0 if none are."""
-        return self._grid.n_large
-
     def with_options(self, **options: Any) -> PartitionWork:
         """Return a copy with keyword arguments for the function."""
         n_classes, dtype, ignored = self._facts
@@ -314,8 +275,13 @@ class PartitionWork:
 
     def __call__(self, partition: int | Batches, labels: Any, pred_probs: Any, *more: Any) -> Any:
         """Call the function; errors name the partition."""
-        with located(self.name(partition), self.batches(partition).ranges):
-            return self._work(Partition(self.batches(partition), labels, pred_probs, *self._facts), *more)
+        try:
+            if not isinstance(partition, Batches):
+                partition = Batches(partition, self._grid.ranges(partition))
+            return self._work(Partition(partition, labels, pred_probs, *self._facts), *more)
+        except Exception as error:
+            locate(error, self.name(partition), self.batches(partition).ranges)
+            raise
 
 
 class ChunkWork:
@@ -350,8 +316,11 @@ class ChunkWork:
 
     def __call__(self, rows: SummaryChunk | Span | Stretch, *more: Any) -> Any:
         """Call the function; errors name the rows."""
-        with located(self.name(rows)):
+        try:
             return self._work(rows, *more)
+        except Exception as error:
+            locate(error, self.name(rows))
+            raise
 
 
 @dataclass(frozen=True)

@@ -1,32 +1,50 @@
-"""The passes over `pred_probs`: the first makes the table of row summaries, later ones add to it."""
+"""The passes over `pred_probs`, in their order: the algorithm in Dask's words.
+
+labels (N,), pred_probs (N, K)                   chunked alike; a block of a file is a lazy range of rows
+
+scan         = blockwise(labels, pred_probs)     a chunk of row summaries for each chunk of pred_probs
+thresholds   = reduction(scan)                   class sums, and what is wrong with the rows
+rescan       = blockwise(pred_probs, scan)       only where whole rows are needed again: a second pass
+issue-counts = reduction(blockwise(scan))        confident pairs, and a histogram of the scores
+ties         = blockwise(scan)                   the scores at the cut; rounds of "histogram" where these are many
+margins      = blockwise(pred_probs, scan)       only where pairs of classes are pruned: a third pass
+select       = blockwise(scan)                   the issues of each chunk, or sorted runs of them
+"""
 
 from __future__ import annotations
 
+import abc
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from labelsieve.confident_learning import select as top_k_by_pair
 from labelsieve.confident_learning.checks import DEFAULT_CHECKS, RowChecks
-from labelsieve.confident_learning.filters import Filter
-from labelsieve.confident_learning.joint import PruneCounts
+from labelsieve.confident_learning.filters import Filter, IssueTotals, SummaryCounts, issue_totals
+from labelsieve.confident_learning.joint import ConfidentCounts, JointCounts, PruneCounts
 from labelsieve.confident_learning.scores import Settings
+from labelsieve.confident_learning.select import (
+    Candidates,
+    MarginSearch,
+    RowSelection,
+    largest,
+    margins_to_exceed,
+    margins_to_reach,
+)
 from labelsieve.confident_learning.summarize import ScanTotals, combine_totals
-from labelsieve.confident_learning.thresholds import Float64s, Int64s
+from labelsieve.confident_learning.thresholds import ClassSums, Float64s, Int64s, class_sums_finalize
 from labelsieve.execution.executor import Executor
-from labelsieve.execution.graph import Column, DaskJob, some_chunks
-from labelsieve.execution.progress import Progress
+from labelsieve.execution.graph import Column, some_chunks
+from labelsieve.execution.progress import Progress, progress_of
 from labelsieve.job import fork_pool, scan
-from labelsieve.job import scan as rescan
-from labelsieve.job import table as count_and_select
-from labelsieve.job.grid import Span, spans
-from labelsieve.job.inputs import Inputs, persist_if_it_fits, without_blocks
-from labelsieve.job.kept import Records, RescanTotals, SummaryChunk, SummaryReader, combine_rescans
-from labelsieve.job.table import RowSummaries
+from labelsieve.job.grid import spans
+from labelsieve.job.inputs import Inputs, kept_if_it_fits
+from labelsieve.job.kept import Kept, Records, RescanTotals, SummaryReader, combine_rescans
+from labelsieve.job.table import RowSummaries, predicted_candidates
 from labelsieve.storage.checked import DamagedRecordError
 
 # A round of the third pass reads at most this share of the partitions, which is what a killed run reads again.
@@ -35,7 +53,41 @@ _ROUNDS: Final = 8
 _T = TypeVar("_T")
 
 
-class Passes:
+@dataclass(frozen=True)
+class Found:
+    """What the passes have found.
+
+    Parameters
+    ----------
+    scanned : ScanTotals
+        Totals of the first pass.
+    sums : ClassSums
+        Sums of each class.
+    thresholds : (K,) float64
+        Confident thresholds.
+    counts : SummaryCounts
+        What comparing the summaries with the thresholds counts.
+    totals : IssueTotals
+        Totals over all rows, by the rule of the settings.
+    misfit : str
+        A warning that labels and predictions do not seem to belong together, or "".
+    table : RowSummaries
+        The row summaries.
+    selected : RowSelection
+        The selected rows.
+    """
+
+    scanned: ScanTotals
+    sums: ClassSums
+    thresholds: Float64s
+    counts: SummaryCounts
+    totals: IssueTotals
+    misfit: str
+    table: RowSummaries
+    selected: RowSelection
+
+
+class Passes(abc.ABC):
     """The passes of one run over the partitions of its inputs.
 
     Parameters
@@ -46,18 +98,19 @@ class Passes:
         Selects issues; says which passes and columns it needs.
     executor : Executor
         Who runs the tasks.
-    records : Records, optional
-        Where summaries are committed.
-    keep : bool
-        Whether summaries stay in memory, beside any records; without `records` they always do.
+    kept : Kept
+        Where row summaries live.
+    accepted : RowChecks
+        Which rows that cannot be a distribution are accepted.
     show : bool or None
         Whether to show progress; None shows it on a terminal.
-    checks : RowChecks
-        Which rows that cannot be a distribution are accepted.
-    finished : collection of int
-        The partitions whose summaries are committed already. Their blocks of a user's Dask array are not computed.
-    check_margins : callable
-        Raises where the rows of largest margin do not fit in memory.
+    n_forks : int
+        Number of processes to fork for the first pass; 0 for none.
+
+    Attributes
+    ----------
+    n_reads, n_rescanned : int
+        Number of passes so far, and of rows that were read after the first one.
     """
 
     def __init__(
@@ -65,227 +118,211 @@ class Passes:
         inputs: Inputs,
         rule: Filter,
         executor: Executor,
-        records: Records | None = None,
-        show: bool | None = None,
+        kept: Kept,
         *,
-        keep: bool = True,
-        checks: RowChecks = DEFAULT_CHECKS,
-        finished: Collection[int] = (),
-        check_margins: Callable[[PruneCounts], None] = lambda _: None,
+        accepted: RowChecks = DEFAULT_CHECKS,
+        show: bool | None = None,
+        n_forks: int = 0,
     ) -> None:
-        self.inputs, self.rule, self.settings = inputs, rule, rule.settings
-        self.job, self._show, self._checks = DaskJob(executor), show, checks
-        self._records, self._stored = records, records is not None and not keep
-        self._finished: dict[str, Collection[int]] = {"summaries": finished, "rescan": ()}
-        self._check_margins = check_margins
-        self._chunks: list[Any] = []
-        self._reader: SummaryReader | None = None
-        self._rescan_records: Records | None = None
-        self.n_rescanned, self.n_reads = 0, 1
+        self.inputs, self.rule, self.executor, self.kept = inputs, rule, executor, kept
+        self._accepted, self._show, self._n_forks = accepted, show, n_forks
+        self.n_reads, self.n_rescanned = 1, 0
 
-    @cached_property
-    def _columns(self) -> list[Column]:
-        """The arguments of tasks that read; arrays in memory are sent out once."""
-        if self.rule.n_reads > 1:
-            self.inputs = persist_if_it_fits(self.inputs, self.job.executor, self.rule.n_reads)
-        return self.inputs.columns(self.job.executor)
+    def run(self, given_joint: ConfidentCounts | None = None, *, exactly: bool) -> Found:
+        """Find the issues, and select exactly as many as are counted if `exactly`, or a few more."""
+        scanned = self.scan()
+        self.check_scanned(scanned)
+        sums = scanned.sums.dense()
+        thresholds = class_sums_finalize(sums)
+        table, rescanned = self.rescan(thresholds)
+        counts = table.count(self.rule, thresholds)
+        joint = None if rescanned is None else rescanned.joint_counts(sums.counts)
+        totals = replace(issue_totals(counts, joint, sums.counts, self.rule.settings), given_joint=given_joint)
+        misfit = self.check_fit(self._table(self._plain), scanned, totals.confident)
+        selected = self.rule.select(table, totals, self.inputs.dtype, exactly=exactly)
+        if self.n_reads > 1:
+            self.check_read()
+        return Found(scanned, sums, thresholds, counts, totals, misfit, table, selected)
 
-    def _columns_without(self, finished: Collection[int]) -> list[Column]:
-        """Return the same, without the blocks of finished partitions that Dask would have to compute."""
-        return self._columns if self._is_stored else self._unfinished_columns(finished)
+    def count(self) -> JointCounts:
+        """Count the confident joint in two passes, and select nothing."""
+        scanned = self.scan()
+        self.check_scanned(scanned)
+        sums = scanned.sums.dense()
+        _, rescanned = self.rescan(class_sums_finalize(sums))
+        self.check_read()
+        joint = None if rescanned is None else rescanned.joint_counts(sums.counts)
+        if joint is None or rescanned is None or rescanned.joint is None:
+            raise RuntimeError("the settings of a count ask for the confident joint")
+        self.check_fit(self._table(self._plain), scanned, rescanned.joint)
+        return joint
 
-    @property
-    def _is_stored(self) -> bool:
-        """Whether no input is a Dask array of the user."""
-        return bool(self.inputs.labels_source and self.inputs.pred_probs_source)
+    # What is checked between the passes: each raises what ends the run, or warns.
 
-    def _unfinished_columns(self, finished: Collection[int]) -> list[Column]:
-        numbers = range(self.inputs.grid.n_partitions)
-        if len(finished) == len(numbers):  # a Dask array is not even persisted
-            return [numbers, [None] * len(numbers), [None] * len(numbers)]
-        return [numbers, *(without_blocks(column, self.inputs.grid, finished) for column in self._columns[1:])]
+    @abc.abstractmethod
+    def check_scanned(self, totals: ScanTotals) -> None:
+        """Check the rows of the first pass."""
 
-    def scan(self, n_forks: int = 0) -> ScanTotals:
-        """Summarize all rows, in the first pass, and return what it adds up; in forked processes if there are any."""
-        return self._reading_damaged("summaries", self._records, partial(self._scan, n_forks))
+    @abc.abstractmethod
+    def check_fit(self, table: RowSummaries, totals: ScanTotals, confident: ConfidentCounts) -> str:
+        """Return a warning if labels and predictions do not seem to belong together, or ""."""
 
-    def _reading_damaged(self, kind: str, records: Records | None, compute: Callable[[], _T]) -> _T:
-        """Return ``compute()``. A user's Dask array has no blocks for records that an earlier run has committed.
+    @abc.abstractmethod
+    def check_margins(self, prune: PruneCounts) -> None:
+        """Check that the rows of largest margin fit in memory."""
 
-        Where these turn out to be damaged, compute again with their blocks.
-        """
-        try:
-            return compute()
-        except DamagedRecordError:
-            if records is None or self._is_stored:
-                raise
-            self._finished[kind] = self._committed(records, kind)
-            return compute()
+    @abc.abstractmethod
+    def check_read(self) -> None:
+        """Check the inputs after the last read."""
 
-    def _scan(self, n_forks: int) -> ScanTotals:
-        columns, work = self._columns_without(self._finished["summaries"]), self.inputs.work(self.scan_work)
-        with self._progress("scan", "read") as bar:
-            if n_forks:
-                results = fork_pool.map_in_forks(self.inputs, self.scan_work, n_forks, advance=bar.advance)
-                self._chunks, total = list(results), _combine_chunk_totals(results)
-            elif self._stored:
-                total = self.job.reduce("scan", work, combine_totals, columns, bar)
-            else:
-                self._chunks, total = self.job.persist("scan", work, columns, scan.totals_of, combine_totals, bar)
-        return total
-
-    @property
-    def scan_work(self) -> Callable[..., Any]:
-        """What reads a partition in the first pass."""
-        if self._records is None:
-            return partial(scan.scan, settings=self.settings)
-        function = scan.scan_to_checkpoint if self._stored else scan.scan_and_commit
-        return partial(function, settings=self.settings, records=self._records, checks=self._checks)
+    def scan(self) -> ScanTotals:
+        """Summarize all rows, and return what they add up to."""
+        kept = self.kept
+        work = partial(
+            scan.scan,
+            settings=self.rule.settings,
+            records=kept.records,
+            checks=self._accepted,
+            in_memory=kept.in_memory,
+        )
+        if self._n_forks:
+            with self._progress("scan", "read") as bar:
+                advance = (lambda _: None) if bar is None else bar.advance
+                return kept.take(
+                    fork_pool.map_in_forks(self.inputs, work, self._n_forks, advance=advance), combine_totals
+                )
+        return self._read("scan", "read", work, combine_totals, lambda columns: columns, kept.records, kept.finished)
 
     def rescan(self, thresholds: Float64s) -> tuple[RowSummaries, RescanTotals | None]:
         """Return the table, and what a second pass adds up over `pred_probs`, where one is needed."""
-        if self._stored and self.settings.rescans:
-            self._rescan_records = self._records_of_thresholds(thresholds, "rescan")
-            self._finished["rescan"] = [] if self._rescan_records is None else self._rescan_records.present("rescan")
+        rule, kept, settings = self.rule, self.kept, self.rule.settings
+        records = kept.records_of("rescan", thresholds) if settings.rescans else None
         # The columns of a second pass are read back only if they are needed.
-        needed = self.rule.needs_off_diagonal or self.settings.scores_need_rescan
-        rescanned = self._rescan_records if needed else None
-        self._reader = SummaryReader(self.settings, thresholds, self._records, rescanned, self.inputs.no_label)
-        if not self.settings.rescans:
-            return self._table(self._reader), None
-        totals = self._reading_damaged("rescan", self._rescan_records, self._rescan)
+        needed = records if rule.needs_off_diagonal or settings.scores_need_rescan else None
+        reader = SummaryReader(settings, thresholds, kept.records, needed, self.inputs.no_label)
+        if not settings.rescans:
+            return self._table(reader), None
+        keeps = rule.needs_off_diagonal if kept.in_memory else settings.counts_joint  # a record needs a column
+        work = partial(scan.rescan, reader=replace(reader, rescan_records=records), keeps_off_diagonal=keeps)
+        nothing = [None] * self.inputs.grid.n_partitions
+
+        def columns_of(columns: list[Column]) -> list[Column]:
+            return [columns[0], nothing, columns[2], kept.chunks if kept.in_memory else nothing]
+
+        finished = [] if records is None else records.present("rescan")
+        totals = self._read("rescan", "read again", work, combine_rescans, columns_of, records, finished)
+        if kept.in_memory and not self.executor.is_cluster:  # each chunk's counts are added up
+            kept.chunks = [replace(chunk, rescan=None) for chunk in kept.chunks]
         self.n_rescanned += totals.n_read
         self.n_reads += 1
-        return self._table(self._reader), totals
+        return self._table(reader), totals
 
-    def _rescan(self) -> RescanTotals:
-        with self._progress("rescan", "read again") as bar:
-            if self._stored or self._reader is None:
-                return self._rescan_to_checkpoint(bar)
-            numbers, _, pred_probs = self._columns_without(())
-            work = partial(rescan.rescan, reader=self._reader, keeps_off_diagonal=self.rule.needs_off_diagonal)
-            columns = [numbers, [None] * len(self._chunks), pred_probs, self._chunks]
-            self._chunks, total = self.job.persist(
-                "rescan", self.inputs.work(work), columns, rescan.rescan_totals, combine_rescans, bar
-            )
-            if not self.job.executor.is_cluster:  # each chunk's counts are added up
-                self._chunks = [replace(chunk, rescan=None) for chunk in self._chunks]
-            return total
+    def _read(
+        self,
+        name: str,
+        description: str,
+        work: Callable[..., Any],
+        combine: Callable[..., _T],
+        columns_of: Callable[[list[Column]], list[Column]],
+        records: Records | None,
+        finished: Collection[int],
+    ) -> _T:
+        """Run a pass whose results are kept.
 
-    def _rescan_to_checkpoint(self, progress: Progress) -> RescanTotals:
-        if self._reader is None:
-            raise RuntimeError("thresholds come first: call rescan()")
-        numbers, _, pred_probs = self._columns_without(self._finished["rescan"])
-        reader = replace(self._reader, rescan_records=self._rescan_records)
-        work = self.inputs.work(partial(rescan.rescan_to_checkpoint, reader=reader))
-        columns = [numbers, [None] * self.inputs.grid.n_partitions, pred_probs]
-        return self.job.reduce("rescan", work, combine_rescans, columns, progress)
+        A user's Dask array gives no blocks for records that an earlier run has committed. Where these turn out to be
+        damaged, the pass begins again with their blocks.
+        """
+        try:
+            with self._progress(name, description) as bar:
+                columns = columns_of(self._columns(finished))
+                return self.kept.run(name, self.inputs.work(work), combine, columns, bar)
+        except DamagedRecordError:
+            if records is None or self.inputs.is_stored or not finished:
+                raise
+        numbers, rows = range(self.inputs.grid.n_partitions), self.inputs.grid.partition_rows
+        is_whole = partial(records.is_committed, kind="summaries" if name == "scan" else name)
+        whole = list(itertools.compress(numbers, self.executor.map("verify", is_whole, [numbers, rows])))
+        with self._progress(name, description) as bar:
+            return self.kept.run(name, self.inputs.work(work), combine, columns_of(self._columns(whole)), bar)
+
+    def _columns(self, finished: Collection[int] = ()) -> list[Column]:
+        """Return the arguments of tasks that read: numbers, labels and pred_probs of the partitions."""
+        return self.inputs.columns_without(lambda: self._all_columns, finished)
+
+    @cached_property
+    def _all_columns(self) -> list[Column]:
+        return kept_if_it_fits(self.inputs, self.executor, self.rule.n_reads).columns(self.executor)
+
+    @property
+    def _plain(self) -> SummaryReader:
+        """A reader of the first pass, without scores that need the thresholds."""
+        return SummaryReader(Settings(), np.empty(0), self.kept.records, no_label=self.inputs.no_label)
 
     def _table(self, reader: SummaryReader) -> RowSummaries:
+        inputs, in_memory = self.inputs, self.kept.in_memory
+        chunks, rows = self.kept.chunks, inputs.grid.partition_rows
+        if not in_memory:
+            chunks = list[Any](
+                spans(inputs.grid, inputs.need(self.rule.settings, self.rule).row, self.executor.all_threads)
+            )
+            rows = [span.stop - span.start for span in chunks]
+        margins = partial(self._read_margins, reader)
         return RowSummaries(
-            self.job,
-            list[Any](self._spans) if self._stored else self._chunks,
-            [span.stop - span.start for span in self._spans] if self._stored else self._partition_rows,
-            reader,
-            self.inputs.n_classes,
-            self.inputs.dtype,
-            stored=self._stored,
-            show=self._show,
-            read_margins=self._read_margins,
+            self.executor, chunks, rows, reader, inputs.n_classes, inputs.dtype, not in_memory, self._show, margins
         )
 
-    def first_table(self) -> RowSummaries:
-        """Return the table of the first pass, without scores that need the thresholds."""
-        return self._table(SummaryReader(Settings(), np.empty(0), self._records, no_label=self.inputs.no_label))
-
-    @cached_property
-    def _partition_rows(self) -> list[int]:
-        return self.inputs.grid.partition_rows
-
-    @cached_property
-    def _spans(self) -> list[Span]:
-        need = self.inputs.need(self.settings, self.rule)
-        return spans(self.inputs.grid, need.row, self.job.executor.all_threads)
-
-    def _records_of_thresholds(self, thresholds: Float64s, what: str) -> Records | None:
-        """Return the records of what follows from the thresholds."""
-        return None if self._records is None else self._records.of_version([what, thresholds.tolist()])
-
-    def _read_margins(self, prune: PruneCounts) -> Int64s:
+    def _read_margins(self, reader: SummaryReader, prune: PruneCounts) -> Int64s:
         """Read a third time for the rows of largest margin of each pair, and return their row numbers.
 
         In rounds, in row order, each of as many partitions as all before it: what those have found tells what the next
         ones can leave out, so no round returns more rows than are wanted, however many partitions there are.
         """
-        if self._reader is None:
-            raise RuntimeError("thresholds come first: call rescan()")
-        self._check_margins(prune)
-        records = self._records_of_thresholds(self._reader.thresholds, "margins") if self._stored else None
-        found, n_done = (top_k_by_pair.Candidates.none(), 0) if records is None else rescan.stored_candidates(records)
-        numbers, _, pred_probs = self._columns_without(range(n_done))
-        nothing = [None] * self.inputs.grid.n_partitions
-        columns = [numbers, nothing, pred_probs, nothing if self._stored else self._chunks]
-        work = self.inputs.work(partial(rescan.pair_candidates, reader=self._reader))
-        executor, reached = self.job.executor, self._margins_to_reach(prune)
+        self.check_margins(prune)
+        kept, executor, n_partitions = self.kept, self.executor, self.inputs.grid.n_partitions
+        records = kept.records_of("margins", reader.thresholds)
+        found, n_done = (Candidates.none(), 0) if records is None else scan.stored_candidates(records)
+        numbers, _, pred_probs = self._columns(range(n_done))
+        nothing = [None] * n_partitions
+        columns = [numbers, nothing, pred_probs, kept.chunks if kept.in_memory else nothing]
+        work = self.inputs.work(partial(scan.pair_candidates, reader=reader))
+        reached = self._margins_to_reach(reader, prune)
         with self._progress("margins", "read a third time") as bar:
-            for stop in rounds(n_done, self.inputs.grid.n_partitions, executor.all_threads):
-                margins = np.maximum(top_k_by_pair.margins_to_exceed(found, prune.by_pair), reached)
-                search = top_k_by_pair.MarginSearch(prune, margins)
+            for stop in rounds(n_done, n_partitions, executor.all_threads):
+                search = MarginSearch(prune, np.maximum(margins_to_exceed(found, prune.by_pair), reached))
                 some = some_chunks(columns, n_done, stop)
 
-                def find(
-                    search: top_k_by_pair.MarginSearch = search,
-                    some: list[Column] = some,
-                    n_chunks: int = stop - n_done,
-                ) -> list[Any]:
+                def find(search: MarginSearch = search, some: list[Column] = some, n: int = stop - n_done) -> list[Any]:
                     # With many pairs `search` has some megabytes, so it is sent to the workers once.
                     [shared] = executor.scatter([search])
-                    return self.job.map("margins", work, [*some, [shared] * n_chunks], bar)
+                    return executor.map("margins", work, [*some, [shared] * n], bar)
 
-                parts = executor.unless_lost(find)
-                found, n_done = top_k_by_pair.largest([found, *parts], prune.by_pair), stop
+                found, n_done = largest([found, *executor.unless_lost(find)], prune.by_pair), stop
                 if records is not None:
-                    rescan.store_candidates(records, found, n_done)
+                    scan.store_candidates(records, found, n_done)
         self.n_rescanned += found.n_read
         self.n_reads += 1
         rows: Int64s = np.unique(found.rows)
         return rows
 
-    def _margins_to_reach(self, prune: PruneCounts) -> Float64s:
+    def _margins_to_reach(self, reader: SummaryReader, prune: PruneCounts) -> Float64s:
         """Return ``(P,)`` margins that all rows to select exceed, by the summaries, where these are in this process.
 
         Few rows are then compared in the third pass: it takes about half of the time.
         """
-        if self._stored or self._reader is None or self.job.executor.is_cluster:
+        if not self.kept.in_memory or self.executor.is_cluster:
             return np.full(len(prune.by_pair), -np.inf)
-        shown = self._table(self._reader).reduce(
+        shown = self._table(reader).reduce(
             "predicted-margins",
-            count_and_select.predicted_candidates,
-            lambda parts: top_k_by_pair.largest(list(parts), prune.by_pair),
+            predicted_candidates,
+            lambda parts: largest(list(parts), prune.by_pair),
             prune=prune,
         )
-        return top_k_by_pair.margins_to_reach(shown, prune.by_pair)
+        return margins_to_reach(shown, prune.by_pair)
 
-    def _committed(self, records: Records, kind: str) -> list[int]:
-        """Return the partitions whose record is there and whole."""
-        numbers = range(self.inputs.grid.n_partitions)
-        whole = self.job.map("verify", partial(records.is_committed, kind=kind), [numbers, self._partition_rows])
-        return list(itertools.compress(numbers, whole))
-
-    def _progress(self, name: str, description: str) -> Progress:
-        return Progress(
-            name,
-            self._partition_rows,
-            description,
-            show=self._show,
-            row_bytes=self.inputs.read_row_bytes,
-            on_cluster=self.job.executor.is_cluster,
-        )
-
-
-def _combine_chunk_totals(parts: Iterable[SummaryChunk | ScanTotals]) -> ScanTotals:
-    """Fold the totals of consecutive chunks, or totals that were folded before."""
-    return combine_totals(part.totals if isinstance(part, SummaryChunk) else part for part in parts)
+    def _progress(self, name: str, description: str) -> AbstractContextManager[Progress | None]:
+        row_bytes, on_cluster = self.inputs.read_row_bytes, self.executor.is_cluster
+        rows = self.inputs.grid.partition_rows
+        return progress_of(name, rows, description, show=self._show, row_bytes=row_bytes, on_cluster=on_cluster)
 
 
 def rounds(n_done: int, n_partitions: int, n_threads: int) -> Iterator[int]:

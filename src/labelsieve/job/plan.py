@@ -9,25 +9,26 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.summarize import STRIP_BYTES
 from labelsieve.errors import MemoryLimitError, UnwritableError, size, warn
-from labelsieve.execution import memory
-from labelsieve.execution.cluster import ClusterExecutor
-from labelsieve.execution.executor import Executor, named
-from labelsieve.execution.graph import n_graph_tasks, slab_size
-from labelsieve.execution.memory import expected_issues
-from labelsieve.job.grid import spans
+from labelsieve.execution.executor import INTERPRETER_BYTES, Executor
+from labelsieve.execution.graph import n_graph_tasks
+from labelsieve.job import grid as memory
+from labelsieve.job.grid import Need, expected_issues, spans
 from labelsieve.job.inputs import Inputs, kept_bytes
 from labelsieve.job.passes import rounds
 from labelsieve.results.store import ISSUE_BYTES
 from labelsieve.sources.open import where_is
 from labelsieve.sources.source import Source
 from labelsieve.storage.folder import Folder, LocalFolder, shared_probe
+
+if TYPE_CHECKING:
+    from labelsieve.execution.cluster import ClusterExecutor
 
 # Seconds until a worker is taken to hang.
 _PATIENCE_S: Final = 30.0
@@ -38,7 +39,7 @@ _S3_CLOCK_S: Final = 900.0
 _PIECE_BYTES: Final = 4_000_000
 
 
-def check_cluster(executor: ClusterExecutor, inputs: Inputs, folders: Mapping[str, Folder | None]) -> Iterator[str]:
+def check_cluster(executor: Any, inputs: Inputs, folders: Mapping[str, Folder | None]) -> Iterator[str]:
     """Yield what would make a run fail: other versions, inputs and folders that workers cannot use, wrong clocks.
 
     Parameters
@@ -105,6 +106,8 @@ def _check_clocks(executor: ClusterExecutor, workers: list[str], *, on_s3: bool)
 
 def _failures(executor: ClusterExecutor, workers: list[str], check: Callable[[], None], what: str) -> Iterator[str]:
     """Yield what keeps workers from passing a check, once for all workers with the same failure."""
+    from labelsieve.execution.cluster import named
+
     failed: dict[str, list[str]] = {}
     for worker, found in executor.ask(_failure, check, _PATIENCE_S, workers=workers).items():
         why = f"{type(found).__name__}: {found}" if isinstance(found, Exception) else found
@@ -234,7 +237,7 @@ class Fit:
         As in `Plan`.
     """
 
-    need: memory.Need
+    need: Need
     n_processes: int
     n_threads: int
     stored: bool
@@ -292,7 +295,7 @@ def make_plan(fit: Fit, inputs: Inputs, rule: Filter, executor: Executor) -> Pla
     n_spans = len(spans(grid, need.row, executor.all_threads)) if fit.stored else executor.n_groups(grid.n_partitions)
     amplification = _decoded_rows(inputs) / grid.n_rows
     merging = memory.merge_bytes(grid.n_rows) if fit.stored else 0
-    client = memory.INTERPRETER_BYTES + need.partials + need.held_bytes + merging
+    client = INTERPRETER_BYTES + need.partials + need.held_bytes + merging
     return Plan(
         n_rows=grid.n_rows,
         n_classes=inputs.n_classes,
@@ -301,7 +304,7 @@ def make_plan(fit: Fit, inputs: Inputs, rule: Filter, executor: Executor) -> Pla
         batch_rows=grid.largest_batch,
         n_partitions=grid.n_partitions,
         n_tasks=_n_tasks(inputs, rule, executor, n_spans, stored=fit.stored),
-        n_slabs=-(-grid.n_partitions // slab_size(executor)),
+        n_slabs=-(-grid.n_partitions // executor.slab_size),
         network_bytes=_network_bytes(inputs, rule, executor, n_spans),
         n_reads=n_reads,
         bytes_read=round(inputs.n_bytes * amplification) * n_reads,
@@ -320,9 +323,7 @@ def make_plan(fit: Fit, inputs: Inputs, rule: Filter, executor: Executor) -> Pla
     )
 
 
-def _process_bytes(
-    need: memory.Need, executor: Executor, n_forks: int, n_threads: int | None = None, *, stored: bool
-) -> int:
+def _process_bytes(need: Need, executor: Executor, n_forks: int, n_threads: int | None = None, *, stored: bool) -> int:
     """Return the peak memory of a process, or of all forked processes together, each of which counts as a thread."""
     merging = memory.merge_bytes(need.n_rows) if stored and not executor.is_cluster else 0
 
@@ -336,7 +337,7 @@ def _process_bytes(
     n_forks = n_threads or n_forks
     reading = takes(n_forks, executor.base_bytes + n_forks * memory.FORK_BYTES) + handed_over
     # Only the first pass forks. A second pass, and work on stored summaries, use all threads.
-    threads = executor.n_threads if stored or need.filter.n_reads > 1 else 1
+    threads = executor.n_threads if stored or need.n_reads > 1 else 1
     return merging + max(reading, takes(threads, executor.base_bytes))
 
 
@@ -348,7 +349,7 @@ def _decoding_note(inputs: Inputs) -> str:
     return f" ({source.facts.decoding_note})"
 
 
-def _refuse(need: memory.Need, executor: Executor, n_forks: int, note: str, *, stored: bool) -> None:
+def _refuse(need: Need, executor: Executor, n_forks: int, note: str, *, stored: bool) -> None:
     """Raise an error that says what would fit; `note` says what takes the memory."""
     takes = partial(_process_bytes, need, executor, n_forks, stored=stored)
     threads, kind = (n_forks, "forked process") if n_forks else (executor.n_threads, "thread")
@@ -383,7 +384,7 @@ def _decoded_rows(inputs: Inputs) -> int:
 def _n_tasks(inputs: Inputs, rule: Filter, executor: Executor, n_spans: int, *, stored: bool) -> int:
     """Count the tasks of a job: its maps, and the trees that reduce them."""
     n_partitions, on_cluster = inputs.grid.n_partitions, executor.is_cluster
-    of_dask = not (inputs.labels_source and inputs.pred_probs_source)  # a Dask array needs a graph
+    of_dask = not inputs.is_stored  # a Dask array needs a graph
     reading = partial(n_graph_tasks, is_cluster=on_cluster or of_dask)
     mapped = partial(n_graph_tasks, n_spans, is_cluster=on_cluster)
     # What is kept on workers is added up by a map of its own.

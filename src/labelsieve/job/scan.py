@@ -1,21 +1,22 @@
-"""The first pass, which reads a partition of `pred_probs` and summarizes its rows."""
+"""What a task does with its partition in each pass over `pred_probs`: NumPy and files, no Dask."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
-from labelsieve.confident_learning.checks import RowChecks, errors_in
+from labelsieve.confident_learning.checks import DEFAULT_CHECKS, RowChecks, errors_in
 from labelsieve.confident_learning.scores import Settings, column_kernels
 from labelsieve.confident_learning.select import COLUMNS, CandidatePool, Candidates, MarginSearch
 from labelsieve.confident_learning.summarize import ScanTotals, label_column
 from labelsieve.confident_learning.thresholds import Float64s, Floats, Ints, SummaryBlock
 from labelsieve.errors import WorkdirError
-from labelsieve.execution.memory import BLOCK_ROWS
+from labelsieve.job.grid import BLOCK_ROWS
 from labelsieve.job.kept import (
     Records,
     RescanTotals,
@@ -30,66 +31,109 @@ from labelsieve.job.partition import Block, Partition
 from labelsieve.storage.checked import Columns, DamagedRecordError
 
 
-def rescan(
-    partition: Partition, chunk: SummaryChunk, *, reader: SummaryReader, keeps_off_diagonal: bool
-) -> SummaryChunk:
-    """Read a partition a second time, and add the columns that need the thresholds to its summaries.
+def scan(
+    partition: Partition,
+    *,
+    settings: Settings,
+    records: Records | None = None,
+    checks: RowChecks = DEFAULT_CHECKS,
+    in_memory: bool = True,
+) -> SummaryChunk | ScanTotals:
+    """Read a partition once, and commit its summaries if there are records, unless they are committed.
 
     Parameters
     ----------
     partition : Partition
         Rows to read.
-    chunk : SummaryChunk
-        Summaries of these rows.
+    settings : Settings
+        How to score rows.
+    records : Records, optional
+        Where to commit the summaries.
+    checks : RowChecks
+        Which rows are accepted although they cannot be a distribution. With others nothing is committed: the next run
+        reads the corrected rows.
+    in_memory : bool
+        Whether to return the summaries; otherwise these are the totals alone.
+    """
+    n_rows, start = partition.n_rows, partition.start
+    if records is None:
+        return SummaryChunk(start, *read_rows(partition, settings))
+    whole, position = None, 0
+    if in_memory:
+        computed = column_kernels(settings)
+        whole = SummaryBlock.empty(n_rows, partition.n_classes, partition.dtype, computed, partition.ignored)
+
+    def take(block: Columns) -> None:
+        nonlocal position
+        if whole is not None:
+            columns: dict[str, Any] = dict(block)
+            position = whole.put(position, SummaryBlock(**columns))
+
+    footer = records.committed("summaries", partition.index, n_rows, take)
+    if footer is not None:
+        totals = totals_of_footer(footer, start)
+        return totals if whole is None else SummaryChunk(start, whole, totals)
+    if not partition.has_both:
+        raise DamagedRecordError(f"the record of partition {partition.index} in {records.folder.where} is damaged")
+    labels = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    with records.create("summaries", partition.index) as writer:
+
+        def commit(taken: SummaryBlock) -> None:
+            labels.update(_label_bytes(taken.label))
+            for first in range(0, len(taken), BLOCK_ROWS):
+                writer.add(taken[first : first + BLOCK_ROWS].columns())
+
+        last, totals = read_rows(partition, settings, None, None if in_memory else min(n_rows, BLOCK_ROWS), commit)
+        commit(last)
+        if not errors_in(totals.findings, checks):
+            writer.finish(footer_of(totals, start) | {"labels": labels.hexdigest()})
+    return SummaryChunk(start, last, totals) if in_memory else totals
+
+
+def rescan(
+    partition: Partition, chunk: SummaryChunk | None, *, reader: SummaryReader, keeps_off_diagonal: bool
+) -> SummaryChunk | RescanTotals:
+    """Read a partition a second time for the columns that need the thresholds.
+
+    Parameters
+    ----------
+    partition : Partition
+        Rows to read.
+    chunk : SummaryChunk or None
+        Summaries of these rows, to which the columns are added; None to commit the columns, unless they are committed.
     reader : SummaryReader
-        Settings and thresholds.
+        Settings, thresholds and records.
     keeps_off_diagonal : bool
         Whether to keep the column `off_diagonal`; otherwise the rows are only counted.
     """
-    second, first = _SecondPass(reader, partition, keeps_off_diagonal=keeps_off_diagonal), 0
-    columns = second.empty(partition.n_rows)
-    for some, probs in aligned(partition, iter([chunk.summary])):
-        for name, values in second.columns(some, probs).items():
-            columns[name][first : first + len(some)] = values
-        first += len(some)
-    return replace(chunk, summary=replace(chunk.summary, **columns), rescan=second.totals(partition.n_rows))
+    index, n_rows, records = partition.index, partition.n_rows, None if chunk else reader.rescan_records
+    if records is not None:
+        footer = records.committed("rescan", index, n_rows)
+        if footer is not None:
+            return rescan_of_footer(footer)
+        if not partition.has_pred_probs:
+            raise DamagedRecordError(f"the second record of partition {index} in {records.folder.where} is damaged")
+    summaries = iter([chunk.summary]) if chunk else reader.stored(index, 0, n_rows)
+    second, n_held = _SecondPass(reader, partition, keeps_off_diagonal=keeps_off_diagonal), 0
+    held = second.empty(n_rows if records is None else BLOCK_ROWS)
+    with nullcontext() if records is None else records.create("rescan", index) as writer:
 
-
-def rescan_to_checkpoint(partition: Partition, *, reader: SummaryReader) -> RescanTotals:
-    """Read a partition a second time and commit the columns that need the thresholds, unless they are committed."""
-    if reader.records is None or reader.rescan_records is None:
-        raise RuntimeError("stored summaries are rescanned to records")
-    index = partition.index
-    footer = reader.rescan_records.committed("rescan", index, partition.n_rows)
-    if footer is not None:
-        return rescan_of_footer(footer)
-    if not partition.has_pred_probs:
-        where = reader.rescan_records.folder.where
-        raise DamagedRecordError(f"the second record of partition {index} in {where} is damaged")
-    # A record needs at least one column.
-    second = _SecondPass(reader, partition, keeps_off_diagonal=reader.settings.counts_joint)
-    held = second.empty(BLOCK_ROWS)
-    with reader.rescan_records.create("rescan", index) as writer:
-        summaries, n_held = reader.records.summaries(index, 0, partition.n_rows), 0
-        for some, probs in aligned(partition, summaries):
-            if n_held + len(some) > BLOCK_ROWS:
+        def write() -> None:
+            if writer is not None and n_held:
                 writer.add({name: column[:n_held] for name, column in held.items()})
+
+        for some, probs in aligned(partition, summaries):
+            if writer is not None and n_held + len(some) > BLOCK_ROWS:
+                write()
                 n_held = 0
             for name, values in second.columns(some, probs).items():
                 held[name][n_held : n_held + len(some)] = values
             n_held += len(some)
-        if n_held:
-            writer.add({name: column[:n_held] for name, column in held.items()})
-        totals = second.totals(partition.n_rows)
-        writer.finish(footer_of_rescan(totals))
-    return totals
-
-
-def rescan_totals(chunk: SummaryChunk) -> RescanTotals:
-    """Return the totals of the second pass."""
-    if chunk.rescan is None:
-        raise RuntimeError("the second pass comes first")
-    return chunk.rescan
+        totals = second.totals(n_rows)
+        write()
+        if writer is not None:
+            writer.finish(footer_of_rescan(totals))
+    return totals if chunk is None else replace(chunk, summary=replace(chunk.summary, **held), rescan=totals)
 
 
 class _SecondPass:
@@ -158,12 +202,7 @@ def pair_candidates(
     partition: Partition, chunk: SummaryChunk | None, search: MarginSearch, *, reader: SummaryReader
 ) -> Candidates:
     """Read a partition a third time, and return the rows of largest margin of each pair of classes."""
-    if chunk is not None:
-        summaries = iter([chunk.summary])
-    elif reader.records is not None:
-        summaries = reader.records.summaries(partition.index, 0, partition.n_rows)
-    else:
-        raise RuntimeError("summaries are in memory or in records")
+    summaries = iter([chunk.summary]) if chunk else reader.stored(partition.index, 0, partition.n_rows)
     pool, first = CandidatePool(search), partition.start
     for summary, probs in aligned(partition, summaries):
         pool.add(summary, probs, first)
@@ -197,70 +236,6 @@ def stored_candidates(records: Records) -> tuple[Candidates, int]:
 _DIGEST_BYTES: Final = 16
 
 
-def scan(partition: Partition, *, settings: Settings) -> SummaryChunk:
-    """Read a partition once and return its summaries."""
-    return SummaryChunk(partition.start, *read_rows(partition, settings))
-
-
-def scan_and_commit(partition: Partition, *, settings: Settings, records: Records, checks: RowChecks) -> SummaryChunk:
-    """Read a partition once and commit its summaries, unless they are committed, and return them.
-
-    Parameters
-    ----------
-    partition : Partition
-        Rows to read.
-    settings : Settings
-        How to score rows.
-    records : Records
-        Where to commit the summaries.
-    checks : RowChecks
-        Which rows are accepted although they cannot be a distribution.
-    """
-    computed, ignored = column_kernels(settings), partition.ignored
-    whole = SummaryBlock.empty(partition.n_rows, partition.n_classes, partition.dtype, computed, ignored)
-    position = 0
-
-    def take(block: Columns) -> None:
-        nonlocal position
-        columns: dict[str, Any] = dict(block)
-        position = whole.put(position, SummaryBlock(**columns))
-
-    footer = records.committed("summaries", partition.index, partition.n_rows, take)
-    if footer is not None:
-        return SummaryChunk(partition.start, whole, totals_of_footer(footer, partition.start))
-    return SummaryChunk(partition.start, *_commit(partition, settings, records, checks, partition.n_rows))
-
-
-def scan_to_checkpoint(partition: Partition, *, settings: Settings, records: Records, checks: RowChecks) -> ScanTotals:
-    """Read a partition once and commit its summaries block by block, unless they are committed; return the totals."""
-    footer = records.committed("summaries", partition.index, partition.n_rows)
-    if footer is not None:
-        return totals_of_footer(footer, partition.start)
-    _, totals = _commit(partition, settings, records, checks, min(partition.n_rows, BLOCK_ROWS))
-    return totals
-
-
-def _commit(
-    partition: Partition, settings: Settings, records: Records, checks: RowChecks, capacity: int
-) -> tuple[SummaryBlock, ScanTotals]:
-    """Read a partition and commit its summaries, unless it has bad data: the next run reads the corrected rows."""
-    if not partition.readable:
-        raise DamagedRecordError(f"the record of partition {partition.index} in {records.folder.where} is damaged")
-    labels = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    with records.create("summaries", partition.index) as writer:
-
-        def commit(taken: SummaryBlock) -> None:
-            labels.update(_label_bytes(taken.label))
-            for start in range(0, len(taken), BLOCK_ROWS):
-                writer.add(taken[start : start + BLOCK_ROWS].columns())
-
-        last, totals = read_rows(partition, settings, None, capacity, commit)
-        commit(last)
-        if not errors_in(totals.findings, checks):
-            writer.finish(footer_of(totals, partition.start) | {"labels": labels.hexdigest()})
-    return last, totals
-
-
 def has_same_labels(partition: Partition, *, records: Records) -> bool:
     """Return whether the record of a partition was made with the labels that its rows have now. Only these are read."""
     try:
@@ -283,7 +258,7 @@ def _label_bytes(labels: Ints) -> bytes:
 
 def class_sums(partition: Partition) -> ScanTotals:
     """Check a partition and return its class sums."""
-    return scan(partition, settings=Settings()).totals
+    return read_rows(partition, Settings())[1]
 
 
 def read_rows(
@@ -329,8 +304,3 @@ def read_rows(
         if inspect is not None:
             inspect(summary, probs)
     return summarizer.take(), summarizer.totals()
-
-
-def totals_of(chunk: SummaryChunk) -> ScanTotals:
-    """Return the totals of the first pass."""
-    return chunk.totals

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
@@ -32,8 +31,9 @@ from labelsieve.confident_learning.select import (
 )
 from labelsieve.confident_learning.summarize import ANY_SCORE
 from labelsieve.confident_learning.thresholds import Float64s, Floats, Int32s, Int64s, Ints, SummaryBlock, class_dtype
-from labelsieve.execution.graph import DaskJob, values_array
-from labelsieve.execution.progress import Progress
+from labelsieve.execution.executor import Executor
+from labelsieve.execution.graph import values_array
+from labelsieve.execution.progress import progress_of
 from labelsieve.job.grid import Span
 from labelsieve.job.kept import Chunk, SummaryReader
 from labelsieve.job.partition import ChunkWork, Stretch
@@ -41,7 +41,7 @@ from labelsieve.options import check_whole_number
 from labelsieve.results.result import IssueRows, ScoreParts
 from labelsieve.results.store import COLUMNS, ResultGroup, StoredIssues, result_rows, run_rows
 from labelsieve.sources.recording import SummaryTable, table_of_columns
-from labelsieve.sources.summaries import open_summary_columns
+from labelsieve.sources.summaries import summary_columns
 from labelsieve.storage.checked import Record, RecordWriter
 from labelsieve.storage.folder import Folder
 
@@ -406,7 +406,7 @@ class RowSummaries:
 
     Parameters
     ----------
-    job : DaskJob
+    executor : Executor
         Runs maps and reductions over the chunks.
     chunks : list
         The chunks, in row order: `SummaryChunk`, futures of these, or `Span` of stored rows.
@@ -426,7 +426,7 @@ class RowSummaries:
         Reads `pred_probs` for `select_largest_margins`; returns row numbers.
     """
 
-    job: DaskJob
+    executor: Executor
     chunks: list[Any]
     rows: list[int]
     reader: SummaryReader
@@ -490,9 +490,9 @@ class RowSummaries:
         columns = {"label": label, "predicted": predicted, "p_label": p_label, "p_predicted": p_predicted}
         if score is not None:
             columns[ANY_SCORE] = score
-        table = open_summary_columns("summaries", columns)
         n_classes = check_whole_number("n_classes", n_classes, 2)
-        return table_of_columns(table.columns(list(columns)), n_classes, "the table of columns")
+        found, _ = summary_columns(columns, list(columns), list(columns))
+        return table_of_columns(found, n_classes, "the table of columns")
 
     @property
     def n_rows(self) -> int:
@@ -513,8 +513,7 @@ class RowSummaries:
 
         `show` is the label of the progress bar; "" shows none.
         """
-        with self._progress(name, show) as bar:
-            return self.job.map(name, self._work(function, shared), [self.chunks, *columns], bar)
+        return self._run(name, function, shared, show, self.executor.map, [self.chunks, *columns])
 
     def reduce(
         self,
@@ -526,18 +525,30 @@ class RowSummaries:
         **shared: Any,
     ) -> _T:
         """Combine ``function(chunk, reader=..., **shared)`` of all chunks with `combine`."""
-        with self._progress(name, show) as bar:
-            return self.job.reduce(name, self._work(function, shared), combine, [self.chunks], bar)
+        total: _T = self._run(name, function, shared, show, self.executor.reduce, combine, [self.chunks])
+        return total
+
+    def _run(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        shared: Mapping[str, Any],
+        show: str,
+        run: Callable[..., Any],
+        *how: Any,
+    ) -> Any:
+        """Map or reduce, and show progress under the label `show`, unless that is ""."""
+        work = self._work(function, shared)
+        if not show:
+            return run(name, work, *how)
+        on_cluster = self.executor.is_cluster
+        with progress_of(name, self.rows, show, show=self.show, on_cluster=on_cluster) as bar:
+            return run(name, work, *how, bar)
 
     def _work(self, function: Callable[..., Any], shared: Mapping[str, Any]) -> ChunkWork:
         """Return the callable of the tasks that run `function` on a chunk."""
         where = self.reader.records.folder.where if self.stored and self.reader.records is not None else "memory"
         return ChunkWork(partial(function, reader=self.reader, **shared), where)
-
-    def _progress(self, name: str, description: str) -> AbstractContextManager[Progress | None]:
-        if not description:
-            return nullcontext()
-        return Progress(name, self.rows, description, show=self.show, on_cluster=self.job.executor.is_cluster)
 
     def sampled_classes(self, sample: RowSample) -> tuple[Ints, Ints]:
         """Return the labels and predicted classes of the rows of `sample`, which counts labelled rows, in row order."""
@@ -549,12 +560,9 @@ class RowSummaries:
 
     def count(self, rule: Filter, thresholds: Float64s) -> SummaryCounts:
         """Compare all rows with the thresholds, if the filter needs that."""
-        step = "issue-counts", count, combine_counts
-        return (
-            self.reduce(*step, show="threshold", rule=rule, thresholds=thresholds)
-            if rule.counts_summaries
-            else SummaryCounts()
-        )
+        if not rule.counts_summaries:
+            return SummaryCounts()
+        return self.reduce("issue-counts", count, combine_counts, show="threshold", rule=rule, thresholds=thresholds)
 
     # What filters ask for -------------------------------------------------------------------------------------------
 
@@ -602,8 +610,7 @@ class RowSummaries:
 
     def count_ranked(self, ranking: Ranking, n_groups: int) -> Int64s:
         """Return the number of rows in each group of a ranking."""
-        counts = n_ranked
-        return self.reduce("ranked", counts, radix_select.add_up, ranking=ranking, n_groups=n_groups)
+        return self.reduce("ranked", n_ranked, radix_select.add_up, ranking=ranking, n_groups=n_groups)
 
     def select_largest_margins(self, prune: PruneCounts) -> RowSelection:
         """Return the rows of largest margin for each pair of classes, in a third pass over `pred_probs`."""
@@ -627,8 +634,8 @@ class RowSummaries:
 
     def _selected(self, function: Callable[..., Any], selected: RowSelection, **shared: Any) -> list[Any]:
         """Map `function` over the chunks and the selection, whose arrays are sent to the workers once."""
-        send = self.job.executor.scatter
-        return self.job.executor.unless_lost(
+        send = self.executor.scatter
+        return self.executor.unless_lost(
             lambda: self.map(
                 "select",
                 function,
@@ -685,13 +692,13 @@ class RowSummaries:
         if n_issues:
             cuts = range_cuts(sorted_runs, rows // 2)
             files = [run.name for run in sorted_runs]
-            before = self.job.map("rank", partial(rows_before, folder=folder, cuts=cuts), [files])
+            before = self.executor.map("rank", partial(rows_before, folder=folder, cuts=cuts), [files])
             names, merged = stretches(sorted_runs, before, rows, folder)
             work = ChunkWork(partial(merge, names=names, folder=folder, group=group), folder.where)
             lengths = [work.n_rows(stretch) for stretch in merged]
-            on_cluster = self.job.executor.is_cluster
-            with Progress("merge", lengths, "write", show=self.show, on_cluster=on_cluster) as bar:
-                self.job.map("merge", work, [merged], bar)
+            on_cluster = self.executor.is_cluster
+            with progress_of("merge", lengths, "write", show=self.show, on_cluster=on_cluster) as bar:
+                self.executor.map("merge", work, [merged], bar)
         return StoredIssues(group.sealed(), n_issues)
 
     def scores(self) -> ScoreParts:
@@ -700,11 +707,9 @@ class RowSummaries:
         Otherwise the scores are copied, and each chunk is freed after that, so that no other column stays in memory.
         """
         work = self._work(all_scores, {})
-        return (
-            TaskScores(self.job, work, self.chunks, self.rows, self.score_dtype, in_store=self.stored)
-            if self.stored or self.job.executor.is_cluster
-            else ArrayScores([work(self.chunks.pop(0)) for _ in self.rows])
-        )
+        if not (self.stored or self.executor.is_cluster):
+            return ArrayScores([work(self.chunks.pop(0)) for _ in self.rows])
+        return TaskScores(self.executor, work, self.chunks, self.rows, self.score_dtype, in_store=self.stored)
 
 
 @dataclass(frozen=True)
@@ -741,7 +746,7 @@ class TaskScores:
 
     Parameters
     ----------
-    job : DaskJob
+    executor : Executor
         Runs the tasks.
     work : callable
         Returns the scores of a chunk.
@@ -755,7 +760,7 @@ class TaskScores:
         Whether the summaries are in a workdir; otherwise workers hold them.
     """
 
-    job: DaskJob
+    executor: Executor
     work: Callable[..., Any]
     chunks: Sequence[Any]
     rows: Sequence[int]
@@ -764,7 +769,7 @@ class TaskScores:
 
     def to_numpy(self) -> Floats:
         """Return the scores as an ``(N,)`` array in memory."""
-        return np.concatenate(self.job.map("scores", self.work, [self.chunks]))
+        return np.concatenate(self.executor.map("scores", self.work, [self.chunks]))
 
     def to_dask(self) -> da.Array:
         """Return the scores as a lazy ``(N,)`` Dask array."""
@@ -788,4 +793,4 @@ class TaskScores:
     def blocks(self) -> Iterator[Floats]:
         """Yield the scores in row order, chunk by chunk, and fetch a few chunks at a time."""
         for start in range(0, len(self.chunks), _FETCHED_CHUNKS):
-            yield from self.job.map("scores", self.work, [self.chunks[start : start + _FETCHED_CHUNKS]])
+            yield from self.executor.map("scores", self.work, [self.chunks[start : start + _FETCHED_CHUNKS]])

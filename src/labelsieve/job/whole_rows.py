@@ -37,9 +37,8 @@ from labelsieve.confident_learning.thresholds import (
 from labelsieve.errors import InvalidInputError, located
 from labelsieve.execution.cluster import choose_executor
 from labelsieve.execution.executor import Executor
-from labelsieve.execution.graph import DaskJob
-from labelsieve.execution.memory import BLOCK_ROWS
-from labelsieve.job.inputs import open_inputs, open_pair, persist_if_it_fits
+from labelsieve.job.grid import BLOCK_ROWS
+from labelsieve.job.inputs import kept_if_it_fits, open_inputs, open_pair
 from labelsieve.job.kept import SummaryReader
 from labelsieve.job.partition import Block, Partition
 from labelsieve.job.scan import class_sums, read_rows
@@ -77,7 +76,7 @@ def member_accuracies(
     found = []
     for name, member in zip(ensemble.names, ensemble.children, strict=True):
         inputs = open_inputs(labels, member, executor=executor, ignored=ignored)
-        total = DaskJob(executor).reduce("accuracy", inputs.work(class_sums), combine_totals, inputs.columns(executor))
+        total = executor.reduce("accuracy", inputs.work(class_sums), combine_totals, inputs.columns(executor))
         with located(name):
             raise_or_warn(total.findings, inputs.n_classes, checks, total.sums.dense().counts)
         found.append(total.agreement.same / max(1, int(total.sums.dense().counts.sum())))
@@ -179,8 +178,7 @@ class _Reader:
 
     def strips(self) -> Iterator[tuple[SummaryBlock, Floats]]:
         """Yield the summaries of each strip, and the strip, in row order."""
-        partition = self._partition
-        for labels, probs in zip(partition.label_strips(), partition.prob_strips(), strict=True):
+        for labels, probs in self._partition.strips(raw=False):
             if self._summarizer.room < len(probs):
                 self._summarizer.take()
             yield self._summarizer.add(labels, probs), probs
@@ -210,11 +208,9 @@ class WholeRows:
 
     def __init__(self, labels: Any, pred_probs: Any, checks: RowChecks = WARNED_ROWS, *, n_reads: int = 1) -> None:
         self._pair = open_pair(labels, pred_probs, attempts=RETRIES + 1)
-        self._checks, executor = checks, choose_executor(retries=RETRIES)
-        self._inputs = open_inputs(*self._pair, executor=executor)
-        if n_reads > 1:
-            self._inputs = persist_if_it_fits(self._inputs, executor, n_reads)
-        self._job, self._reported = DaskJob(executor), False
+        self._checks, self._executor = checks, choose_executor(retries=RETRIES)
+        self._inputs = kept_if_it_fits(open_inputs(*self._pair, executor=self._executor), self._executor, n_reads)
+        self._reported = False
         note_versions(self._pair, RETRIES + 1)
 
     @property
@@ -229,7 +225,7 @@ class WholeRows:
 
     def thresholds(self) -> tuple[Float64s, Int64s]:
         """Return the ``(K,)`` confident thresholds, 2.0 for classes without rows, and the number of rows per label."""
-        totals = self._job.reduce("scan", self._inputs.work(class_sums), combine_totals, self._columns)
+        totals = self._executor.reduce("scan", self._inputs.work(class_sums), combine_totals, self._columns)
         self._check(totals)
         sums = totals.sums.dense()
         return class_sums_finalize(sums), sums.counts
@@ -237,19 +233,19 @@ class WholeRows:
     def confident_rows(self, thresholds: Float64s) -> ConfidentRows:
         """Return the confident joint of given thresholds, without a lower limit, and the rows off its diagonal."""
         work = self._inputs.work(partial(confident_rows, thresholds=thresholds))
-        found = self._job.reduce("confident-rows", work, combine_confident_rows, self._columns)
+        found = self._executor.reduce("confident-rows", work, combine_confident_rows, self._columns)
         self._check(found.totals)
         return found
 
     def label_logs(self) -> tuple[Float64s, Float64s]:
         """Return the ``(N,)`` probabilities of the labels, and their logarithms as a log loss takes them."""
-        parts: list[LabelLogs] = self._job.map("label-logs", self._inputs.work(label_logs), self._columns)
+        parts: list[LabelLogs] = self._executor.map("label-logs", self._inputs.work(label_logs), self._columns)
         self._check(combine_totals(part.totals for part in parts))
         return np.concatenate([part.p_label for part in parts]), np.concatenate([part.logs for part in parts])
 
     @property
     def _columns(self) -> Any:
-        return self._inputs.columns(self._job.executor)
+        return self._inputs.columns(self._executor)
 
     def _check(self, totals: ScanTotals) -> None:
         check_versions(self._pair, RETRIES + 1)

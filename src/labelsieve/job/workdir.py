@@ -27,7 +27,7 @@ import numpy as np
 from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import InvalidInputError, LabelsieveError, WorkdirError, warn
 from labelsieve.execution.executor import Executor
-from labelsieve.execution.graph import Column, DaskJob
+from labelsieve.execution.graph import Column
 from labelsieve.job.grid import Grid
 from labelsieve.job.inputs import Inputs, rows_of
 from labelsieve.job.kept import KINDS, RECORD_FILE, Records, digest, record_file
@@ -291,7 +291,7 @@ def check_finished(
     stored = inputs.labels_source and inputs.pred_probs_source
     otherwise = "" if stored else " (or its Dask array computes other values each time)"
     work = inputs.work(partial(compare, settings=settings, records=records))
-    for found in DaskJob(executor).map("check", work, columns):
+    for found in executor.map("check", work, columns):
         if found is not None:
             raise WorkdirError(
                 f"{_changed_inputs(found.columns)} changed after the workdir {records.folder.where} was made, although "
@@ -310,7 +310,7 @@ def compare_labels(inputs: Inputs, executor: Executor, records: Records, numbers
     batches = [Batches(number, inputs.grid.ranges(number)) for number in numbers]
     columns = [batches, _rows(inputs.opened_labels, bounds), [None] * len(bounds)]
     work = inputs.work(partial(has_same_labels, records=records))
-    return list(itertools.compress(numbers, DaskJob(executor).map("labels", work, columns)))
+    return list(itertools.compress(numbers, executor.map("labels", work, columns)))
 
 
 def _choose_rows(inputs: Inputs, index: int, rng: np.random.Generator) -> tuple[int, int]:

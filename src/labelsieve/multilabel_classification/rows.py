@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,96 +19,50 @@ from labelsieve.confident_learning.thresholds import ClassSums, Float64s, Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.options import PROBABILITY_TOLERANCE
 from labelsieve.sources.columns import arrow, list_items, list_lengths
-from labelsieve.sources.composite import DaskRows, DerivedSource, Ensemble, member_name
+from labelsieve.sources.composite import DaskRows, DerivedSource, Ensemble, InnerRows, UnitRows, member_name
 from labelsieve.sources.open import Opened, check_axes, open_any, open_pred_probs
 from labelsieve.sources.places import are_places
 from labelsieve.sources.source import ReadFacts, Rows, Source
 from labelsieve.sources.tables import list_column, open_columns
 
 _LISTS: Final = (
-    "labels must be a list of the tags of each example, such as [[0, 2], [], [1]], or an (N, K) matrix of 0 and 1"
+    "labels must be a list of the tags of each example, such as [[0, 2], [], [1]], or an (N, K) matrix of 0 and 1 (for "
+    "one class for each row, use labelsieve.find_label_issues)"
 )
 
+# What has a length, but is of letters, bytes or keys.
+_NO_LISTS: Final = (str, bytes, Mapping)
 
-class _RowsOfTags(DerivedSource):
-    """The values of an ``(N, K)`` source as N * K rows, the K tags of each example one after the other.
 
-    Parameters
-    ----------
-    source : Source
-        ``(N, K)``.
-    dtype : dtype
-        Dtype of the rows.
-    """
+class _RowsOfTags(UnitRows, DerivedSource):
+    """The values of an ``(N, K)`` source as N * K rows, the K tags of each example one after the other."""
 
     def _follow(self, source: Source) -> None:
+        n_examples, self.unit_rows = source.shape
         super()._follow(source)
-        n_examples, self.n_tags = source.shape
-        self.shape = (n_examples * self.n_tags,)
-        self.row_bytes = self.dtype.itemsize
-        self.facts, self.class_columns = source.facts.times(self.n_tags), ()
+        self.shape, self.row_bytes = (n_examples * self.unit_rows,), self.dtype.itemsize
+        self.facts, self.class_columns = replace(self.facts, forkable=False), ()
 
     @property
     def read_row_bytes(self) -> int:
         """Bytes of a stored value."""
-        return max(1, self.source.read_row_bytes // self.n_tags)
-
-    @property
-    def row_edges(self) -> Int64s | None:
-        """The rows at which what is decoded together ends."""
-        edges = self.source.row_edges
-        return None if edges is None else edges * self.n_tags
-
-    @property
-    def version_rows(self) -> int | None:
-        """Number of consecutive rows that have a version of their own."""
-        rows = self.source.version_rows
-        return None if rows is None else rows * self.n_tags
-
-    def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
-        """Return a digest for each range: those of its examples, and where in them it begins and ends."""
-        examples = [self._examples(*rows) for rows in ranges]
-        digests = self.source.part_identities(examples)
-        inside = [
-            [start - first * self.n_tags, stop - start]
-            for (start, stop), (first, _) in zip(ranges, examples, strict=True)
-        ]
-        facts = [json.dumps([*one, digest]).encode() for one, digest in zip(inside, digests, strict=True)]
-        return [
-            digest and hashlib.blake2b(fact, digest_size=16).hexdigest()
-            for fact, digest in zip(facts, digests, strict=True)
-        ]
-
-    def part(self, start: int, stop: int) -> tuple[Source, int]:
-        """Return a source that holds the examples that these rows lie in, and the row at which it begins."""
-        source, origin = self.source.part(*self._examples(start, stop))
-        return self.over(source), origin * self.n_tags
+        return max(1, self.source.read_row_bytes // self.unit_rows)
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:
         """Open for reading."""
-        first, last = self._examples(start, self.n_rows if stop is None else stop)
-        return _OpenTags(self, self.source.open(first, last))
-
-    def read_examples(self, rows: Rows, start: int, stop: int) -> npt.NDArray[Any]:
-        """Return rows ``[start, stop)``, given the open source."""
-        first, last = self._examples(start, stop)
-        values = self.convert(rows.read(first, last), first, np.empty).reshape(-1)
-        return values[start - first * self.n_tags : stop - first * self.n_tags]
-
-    def _examples(self, start: int, stop: int) -> tuple[int, int]:
-        return start // self.n_tags, -(-stop // self.n_tags)
+        return _OpenTags(self, self.source.open(*self.units_of(start, self.n_rows if stop is None else stop)))
 
 
-class _OpenTags(Rows):
+class _OpenTags(InnerRows):
     def __init__(self, source: _RowsOfTags, rows: Rows) -> None:
-        super().__init__(source)
-        self._source, self._rows = source, rows
+        super().__init__(source, rows)
+        self._source = source
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        return self._source.read_examples(self._rows, start, stop)
-
-    def close(self) -> None:
-        self._rows.close()
+        first, last = self._source.units_of(start, stop)
+        values = self._source.convert(self._rows.read(first, last), first, np.empty).reshape(-1)
+        origin = first * self._source.unit_rows
+        return values[start - origin : stop - origin]
 
 
 class TagProbs(_RowsOfTags):
@@ -130,8 +82,7 @@ class TagProbs(_RowsOfTags):
 
     def _follow(self, source: Source) -> None:
         super()._follow(source)
-        self.facts = replace(self.facts, forkable=False)
-        self.shape = (*self.shape, 2 * self.n_tags)
+        self.shape = (*self.shape, 2 * self.unit_rows)
 
     def convert(self, rows: npt.NDArray[Any], *_: object) -> npt.NDArray[Any]:
         """Return the probabilities."""
@@ -158,13 +109,9 @@ class TagMatrix(_RowsOfTags):
     def __init__(self, source: Source) -> None:
         super().__init__(source, class_dtype(2 * source.shape[1]))
 
-    def _follow(self, source: Source) -> None:
-        super()._follow(source)
-        self.facts = replace(self.facts, forkable=False)
-
     @cached_property
     def _absent(self) -> Ints:
-        return np.arange(0, 2 * self.n_tags, 2).astype(self.dtype)
+        return np.arange(0, 2 * self.unit_rows, 2).astype(self.dtype)
 
     def convert(self, rows: npt.NDArray[Any], first_row: int, *_: object) -> npt.NDArray[Any]:
         """Return the classes.
@@ -339,10 +286,10 @@ def open_lists(labels: Any, n_examples: int, n_tags: int, names: Sequence[str] |
         twice = np.flatnonzero(np.diff(positions) == 0)
         if len(twice):
             example, tag = divmod(int(positions[twice[0]]), n_tags)
-            hint = ""
-            if (lengths == n_tags).all() and tags.max(initial=0) <= 1:
-                hint = ": if labels are a matrix of 0 and 1, give numpy.array(labels)"
-            raise InvalidInputError(f"example {example:,} has tag {tag} twice ({len(twice):,} such cases){hint}")
+            raise InvalidInputError(
+                f"example {example:,} has tag {tag} twice ({len(twice):,} such cases): each tag is listed once, and a "
+                "matrix of 0 and 1 is given as numpy.array(labels)"
+            )
     return TagLists(positions, n_examples * n_tags, n_tags)
 
 
@@ -351,28 +298,20 @@ def _joined(labels: Any, names: Sequence[str] | None) -> tuple[Int64s, Int64s]:
     lists = labels.tolist() if isinstance(labels, np.ndarray) or hasattr(labels, "to_numpy") else labels
     if not isinstance(lists, Sequence) or isinstance(lists, str | bytes):
         raise InputTypeError(f"{_LISTS}, not {type(labels).__name__}")
-    try:
-        lengths = np.fromiter(map(len, lists), np.int64, len(lists))
-    except TypeError as error:
-        number, one = next((n, one) for n, one in enumerate(lists) if not hasattr(one, "__len__"))
-        missing = one is None or one != one  # noqa: PLR0124  # NaN
-        hint = ": of an example without tags give []" if missing else ""
-        if not missing and number == 0:
-            hint = ": for one class for each row, use labelsieve.find_label_issues"
-        raise InputTypeError(f"{_LISTS}; example {number:,} is {one!r}{hint}") from error
-    if any(issubclass(kind, str | bytes | Mapping) for kind in set(map(type, lists))):  # of letters, bytes or keys
-        number, one = next((n, one) for n, one in enumerate(lists) if isinstance(one, str | bytes | Mapping))
-        hint = f": of a single tag give [{one!r}]" if isinstance(one, str) else ""
-        raise InputTypeError(f"{_LISTS}; example {number:,} is {one!r}{hint}")
+    wrong = {kind for kind in set(map(type, lists)) if issubclass(kind, _NO_LISTS) or not hasattr(kind, "__len__")}
+    if wrong:
+        number, one = next((n, one) for n, one in enumerate(lists) if type(one) in wrong)
+        raise InputTypeError(f"{_LISTS}; example {number:,} is {one!r}")
+    lengths = np.fromiter(map(len, lists), np.int64, len(lists))
     kinds = set(map(type, itertools.chain.from_iterable(lists)))
     if names is not None and kinds and all(issubclass(kind, str) for kind in kinds):
         return lengths, _numbered(lists, names, int(lengths.sum()))
-    wrong = [kind for kind in kinds if kind is bool or not issubclass(kind, int | np.integer)]
+    wrong = {kind for kind in kinds if kind is bool or not issubclass(kind, int | np.integer)}
     if wrong:
-        hint = "; for names give class_names too" if wrong == [str] else ""
-        example = next(n for n, one in enumerate(lists) if any(type(tag) in wrong for tag in one))
+        example, kind = next((n, type(tag)) for n, one in enumerate(lists) for tag in one if type(tag) in wrong)
         raise InputTypeError(
-            f"tags must be whole numbers 0..K-1, but example {example:,} has {wrong[0].__name__}{hint}"
+            f"tags must be whole numbers 0..K-1, but example {example:,} has {kind.__name__}; for names give "
+            "class_names too"
         )
     try:
         return lengths, np.fromiter(itertools.chain.from_iterable(lists), np.int64, int(lengths.sum()))
@@ -403,8 +342,7 @@ def _of_arrow(labels: Any, names: Sequence[str] | None) -> tuple[Int64s, Int64s]
     if is_list and names is not None and not pa.types.is_integer(kind.value_type):
         return _joined(labels.to_pylist(), names)
     if not is_list or not pa.types.is_integer(kind.value_type):
-        hint = "; for names give class_names too" if is_list else ""
-        raise InputTypeError(f"{_LISTS}, not an Arrow array of {kind}{hint}")
+        raise InputTypeError(f"{_LISTS}, not an Arrow array of {kind}; for names give class_names too")
     chunks = labels.chunks if isinstance(labels, pa.ChunkedArray) else [labels]
     items = [list_items(chunk) for chunk in chunks]
     if labels.null_count or any(one.null_count for one in items):
@@ -444,10 +382,8 @@ def open_sparse(labels: Any, n_examples: int, n_tags: int) -> TagLists:
 def check_tag_shape(shape: Sequence[int], n_examples: int, n_tags: int) -> None:
     """Raise unless a matrix of tags has the shape of `pred_probs`."""
     if tuple(shape) != (n_examples, n_tags):
-        hint = ""
-        if len(shape) == 1:
-            hint = f". {_LISTS}; for one class for each row, use labelsieve.find_label_issues"
-        elif tuple(shape) == (n_tags, n_examples):
+        hint = f". {_LISTS}" if len(shape) == 1 else ""
+        if tuple(shape) == (n_tags, n_examples):
             hint = ": are rows and columns the wrong way round? Give labels.T"
         raise InvalidInputError(
             f"labels have the shape {tuple(shape)}, pred_probs {(n_examples, n_tags)}: both must be the same{hint}"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import abc
 import copy
-import glob
-import hashlib
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,10 +19,19 @@ from labelsieve.confident_learning.summarize import PlaneSummarizer
 from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError, UnreadableDataError
 from labelsieve.options import PROBABILITY_TOLERANCE
 from labelsieve.sources.arrays import ArraySource
-from labelsieve.sources.composite import Ensemble, Folds, ShardsSource, WrappedSource, check_members, member_name
+from labelsieve.sources.composite import (
+    Ensemble,
+    Folds,
+    InnerRows,
+    ShardsSource,
+    UnitRows,
+    WrappedSource,
+    check_members,
+    member_name,
+)
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.open import Opened, open_any
-from labelsieve.sources.places import are_places, is_pattern, local_path, open_all, open_place, open_places
+from labelsieve.sources.places import are_places, expand, local_path, open_all, open_place, open_places
 from labelsieve.sources.source import (
     FileSource,
     FileVersion,
@@ -32,7 +39,6 @@ from labelsieve.sources.source import (
     ReadFacts,
     Rows,
     Source,
-    natural_key,
     read_into,
 )
 from labelsieve.sources.zarr import ZarrSource, chunk_decoder
@@ -80,10 +86,9 @@ class ImageFileSource(FileSource):
         MissingDependencyError
             Without Pillow.
         """
-        image_module = pillow()
         try:
             version = FileVersion.of(path)
-            with image_module.open(path) as image:
+            with pillow().open(path) as image:
                 (width, height), mode = image.size, image.mode
         except FileNotFoundError:
             raise InvalidInputError(f"{name}: there is no file {path}") from None
@@ -149,16 +154,10 @@ def _paths_of(name: str, data: Any) -> Sequence[Path] | None:
         named = [os.fspath(one) if isinstance(one, str | os.PathLike) else "" for one in data]
         return [Path(one) for one in named] if named and all(map(_is_image, named)) else None
     place = local_path(os.fspath(data)) if isinstance(data, str | os.PathLike) else None
-    path = None if place is None else Path(place).absolute()
-    if path is not None and path.is_dir():
-        found = [str(one) for one in path.iterdir() if not one.name.startswith(".") and _is_image(one.name)]
-    elif path is not None and _is_image(path.name) and is_pattern(str(path)) and not path.exists():
-        found = glob.glob(str(path), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
-        if not found:
-            raise InvalidInputError(f"{name}: no file matches {path}")
-    else:
-        found = [str(path)] if path is not None and _is_image(path.name) else []
-    return [Path(one) for one in sorted(found, key=natural_key)] or None
+    if place is None or not (_is_image(place) or Path(place).is_dir()):
+        return None
+    found = map(Path, expand(name, place) or [place])
+    return [one.absolute() for one in found if _is_image(one.name) and not one.name.startswith(".")] or None
 
 
 def _is_image(place: str) -> bool:
@@ -187,7 +186,7 @@ _READ_BYTES: Final = 4_000_000
 _DIRECT_COPIES: Final = 2
 _ZARR_COPIES: Final = 6
 _OTHER_COPIES: Final = 3
-# Planes of at least this size are read one by one into their places, others with the whole image.
+# Planes of a file of at least this size are read one by one into their places, others with whole images.
 _PLANE_BYTES: Final = 1 << 14
 
 
@@ -257,19 +256,12 @@ class OneImage(WrappedSource):
         return MissingRows(found.n_missing, found.n_chunks, image if is_whole else [], [] if is_whole else image)
 
 
-class _OneImageRows(Rows):
-    def __init__(self, source: OneImage, rows: Rows) -> None:
-        super().__init__(source)
-        self._rows, self._n_rows = rows, source.source.n_rows
-
+class _OneImageRows(InnerRows):
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        return self._rows.read(0, self._n_rows)[np.newaxis][start:stop]
-
-    def close(self) -> None:
-        self._rows.close()
+        return self._rows.read(0, self._row_shape[0])[np.newaxis][start:stop]
 
 
-class PixelSource(WrappedSource):
+class PixelSource(UnitRows):
     """The pixels of stored images as rows.
 
     Parameters
@@ -282,23 +274,19 @@ class PixelSource(WrappedSource):
 
     def __init__(self, source: Source) -> None:
         *self.classes, self.height, self.width = source.shape[1:]
+        self.unit_rows = self.height * self.width
         super().__init__(source, (source.n_rows * self.height * self.width, *self.classes), source.dtype)
 
     def _follow(self, source: Source) -> None:
         super()._follow(source)
-        self.shape = (source.n_rows * self.image_rows, *self.classes)
+        self.shape = (source.n_rows * self.unit_rows, *self.classes)
         # Any part of the images that are held costs nothing.
-        self.facts = replace(source.facts.times(self.image_rows), in_pieces=True)
+        self.facts = replace(self.facts, in_pieces=True)
         if not self.reads_planes:
             held = self.held_images * source.row_bytes
             note = source.facts.decoding_note or f"images of {source.row_bytes / 1e6:,.3g} MB"
             n_bytes = source.facts.decoding_bytes + held * _copies(source)
             self.facts = replace(self.facts, decoding_bytes=n_bytes, decoding_note=note)
-
-    @property
-    def image_rows(self) -> int:
-        """Number of pixels of an image."""
-        return self.height * self.width
 
     @property
     def reads_planes(self) -> bool:
@@ -316,50 +304,17 @@ class PixelSource(WrappedSource):
         """Return the size of the images."""
         return {"height": self.height, "width": self.width}
 
-    @property
-    def version_rows(self) -> int | None:
-        """Number of consecutive pixels that have a version of their own."""
-        images = self.source.version_rows
-        return None if images is None else images * self.image_rows
-
-    @property
-    def row_edges(self) -> npt.NDArray[np.int64] | None:
-        """The pixels at which what is decoded together ends."""
-        edges = self.source.row_edges
-        return None if edges is None else edges * self.image_rows
-
-    def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
-        """Return a digest for each range: those of its images, and where in them it begins and ends."""
-        images = [self._images_of(start, stop) for start, stop in ranges]
-        digests = self.source.part_identities(images)
-        inside = [
-            [start - first * self.image_rows, stop - start]
-            for (start, stop), (first, _) in zip(ranges, images, strict=True)
-        ]
-        facts = [
-            json.dumps([*one, self.parameters(), digest]).encode() for one, digest in zip(inside, digests, strict=True)
-        ]
-        return [
-            digest and hashlib.blake2b(fact, digest_size=16).hexdigest()
-            for fact, digest in zip(facts, digests, strict=True)
-        ]
-
     def missing_rows(self) -> MissingRows | None:
         """Return the pixels whose chunks are not stored. They are accepted if the fill value is a distribution."""
         found = self.source.missing_rows()
         if found is None:
             return None
         whole, partly = (
-            [(start * self.image_rows, stop * self.image_rows) for start, stop in ranges]
+            [(start * self.unit_rows, stop * self.unit_rows) for start, stop in ranges]
             for ranges in (found.whole, found.partly)
         )
         accepted = abs(self.fill_value * sum(self.classes) - 1) <= PROBABILITY_TOLERANCE
         return MissingRows(found.n_missing, found.n_chunks, whole, partly, accepted=accepted)
-
-    def part(self, start: int, stop: int) -> tuple[Source, int]:
-        """Return a source of the images that hold these pixels, and the pixel at which it begins."""
-        source, origin = self.source.part(*self._images_of(start, stop))
-        return self.over(source), origin * self.image_rows
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:
         """Open to read rows."""
@@ -367,16 +322,12 @@ class PixelSource(WrappedSource):
 
     def open_raw(self, start: int = 0, stop: int | None = None) -> Rows:
         """Open to read strips of planes, of which each column is contiguous."""
-        if isinstance(self.source, ArraySource):
-            return _MemoryPixels(self, self.source.array)
-        if isinstance(self.source, NpySource) and self.reads_planes:
-            return _NpyPixels(self, self.source)
-        first, last = self._images_of(start, self.n_rows if stop is None else stop)
-        return _HeldPixels(self, self.source.open(first, None if stop is None else last), last)
-
-    def _images_of(self, start: int, stop: int) -> tuple[int, int]:
-        """Return the range of images that hold pixels ``[start, stop)``."""
-        return start // self.image_rows, -(-stop // self.image_rows)
+        source = self.source
+        plane_bytes = self.unit_rows * source.dtype.itemsize
+        if isinstance(source, NpySource) and not source.fortran and plane_bytes >= _PLANE_BYTES:
+            return _NpyPixels(self, source)
+        first, last = self.units_of(start, self.n_rows if stop is None else stop)
+        return _HeldPixels(self, source.open(first, None if stop is None else last), last)
 
 
 def _copies(images: Source) -> int:
@@ -393,12 +344,11 @@ class _Pixels(Rows):
 
     def __init__(self, source: PixelSource) -> None:
         super().__init__(source)
-        self._image_rows, self._n_planes = source.image_rows, sum(source.classes) or 1
+        self._image_rows, self._n_planes = source.unit_rows, sum(source.classes) or 1
         self._planes = np.empty((self._n_planes, 0), source.dtype)
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        image, inside = divmod(start, self._image_rows)
-        n = stop - start
+        (image, inside), n = divmod(start, self._image_rows), stop - start
         view = self._view(image, inside, inside + n) if inside + n <= self._image_rows else None
         if view is None:
             if self._planes.shape[1] < n:
@@ -411,98 +361,39 @@ class _Pixels(Rows):
         """Return pixels ``[start, stop)`` of an image as ``(K, n)`` without copying; None if that is not possible."""
         return None
 
+    @abc.abstractmethod
     def _fill(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
         """Fill the ``(K, n)`` planes of pixels ``[start, stop)``."""
-        for image, first, last, position in self._pieces(start, stop):
-            piece = self._view(image, first, last)
-            if piece is None:
-                raise RuntimeError("a part of an image is a view")
-            out[:, position : position + last - first] = piece
-
-    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield each image of pixels ``[start, stop)``: its number, its pixels, and their position in the strip."""
-        row = start
-        while row < stop:
-            image, first = divmod(row, self._image_rows)
-            last = min(self._image_rows, first + stop - row)
-            yield image, first, last, row - start
-            row += last - first
-
-
-class _MemoryPixels(_Pixels):
-    """Pixels of an array in memory: views, where the pixels of a plane are contiguous."""
-
-    def __init__(self, source: PixelSource, images: npt.NDArray[Any]) -> None:
-        super().__init__(source)
-        height, width = images.shape[-2:]
-        _, *_, row_step, step = images.strides
-        # One contiguous copy of an image at a time, where its pixels are not.
-        self._is_flat = (width == 1 or step == images.itemsize) and (height == 1 or row_step == width * images.itemsize)
-        self._images = images
-        self._held, self._copy = -1, np.empty((self._n_planes, 0), images.dtype)
-
-    def _view(self, image: int, start: int, stop: int) -> npt.NDArray[Any]:
-        if not self._is_flat and self._held != image:
-            self._copy, self._held = self._planes_of(image), image
-        planes = self._planes_of(image) if self._is_flat else self._copy
-        return planes[:, start:stop]
-
-    def _planes_of(self, image: int) -> npt.NDArray[Any]:
-        planes: npt.NDArray[Any] = self._images[image].reshape(self._n_planes, self._image_rows)
-        return planes
 
 
 class _NpyPixels(_Pixels):
-    """Pixels of a ``.npy`` file: pieces of planes are read where they are."""
+    """Pixels of a ``.npy`` file with large planes: pieces of planes are read where they are."""
 
     def __init__(self, source: PixelSource, stored: NpySource) -> None:
         super().__init__(source)
         self._stored, self._file = stored, stored.open_file()
-        self._plane_bytes = self._image_rows * stored.dtype.itemsize
-        self._images = np.empty((0, self._n_planes, self._image_rows), stored.dtype)
 
     def _fill(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
-        itemsize, whole = self._dtype.itemsize, self._image_rows
-        if self._plane_bytes < _PLANE_BYTES:
-            self._fill_from_images(start, stop, out)
-            return
-        for image, first, last, position in self._pieces(start, stop):
+        row, size = start, self._image_rows
+        while row < stop:
+            image, first = divmod(row, size)
+            n = min(size - first, stop - row)
             for plane in range(self._n_planes):
-                piece = out[plane, position : position + last - first]
-                self._read((image * self._n_planes + plane) * whole * itemsize + first * itemsize, piece)
-
-    def _fill_from_images(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
-        """Fill planes from whole images, of which several are read at a time."""
-        first, last = start // self._image_rows, -(-stop // self._image_rows)
-        step = max(1, _READ_BYTES // (self._n_planes * self._plane_bytes))
-        if len(self._images) < min(step, last - first):
-            self._images = np.empty((min(step, last - first), self._n_planes, self._image_rows), self._dtype)
-        for image in range(first, last, step):
-            images = self._images[: min(step, last - image)]
-            self._read(image * self._n_planes * self._plane_bytes, images.reshape(-1))
-            planes = images.transpose(1, 0, 2)
-            origin = image * self._image_rows
-            begin, end = max(start, origin), min(stop, origin + len(images) * self._image_rows)
-            if (begin - origin) % self._image_rows or (end - origin) % self._image_rows:
-                planes = planes.reshape(self._n_planes, -1)[:, begin - origin : end - origin]
-                out[:, begin - start : end - start] = planes
-            else:
-                into = out[:, begin - start : end - start]
-                into.reshape(self._n_planes, len(images), self._image_rows)[:] = planes
-
-    def _read(self, position: int, out: npt.NDArray[Any]) -> None:
-        offset = self._stored.offset + position
-        if not read_into(self._file, offset, out.view(np.uint8)):
-            raise UnreadableDataError(
-                f"{self._stored.path} ended before byte {offset + out.nbytes:,}: was it cut while in use?"
-            )
+                piece = out[plane, row - start : row - start + n]
+                position = ((image * self._n_planes + plane) * size + first) * self._dtype.itemsize
+                if not read_into(self._file, self._stored.offset + position, piece.view(np.uint8)):
+                    end = self._stored.offset + position + piece.nbytes
+                    raise UnreadableDataError(
+                        f"{self._stored.path} ended before byte {end:,}: was it cut while in use?"
+                    )
+            row += n
 
     def close(self) -> None:
         self._file.close()
 
 
 class _HeldPixels(_Pixels):
-    """Pixels of images that are read, and decoded, as a whole: those of some chunks are held at a time.
+    """Pixels of images that are read as a whole: those of some chunks are held at a time, views of those in memory.
 
     Images from `stop` on are held only if they are asked for.
     """
@@ -514,26 +405,41 @@ class _HeldPixels(_Pixels):
         self._n_images = source.source.n_rows
         self._first, self._images = 0, np.empty((0, self._n_planes, self._image_rows), source.dtype)
 
-    def _view(self, image: int, start: int, stop: int) -> npt.NDArray[Any]:
+    def _held(self, image: int) -> npt.NDArray[Any]:
+        """Return images that are held, from `image` on."""
         if not self._first <= image < self._first + len(self._images):
             self._first = image - image % self._chunk
             end = max(min(self._first + self._step, self._stop), self._first + self._chunk)
             self._images = self._images[:0]
             images = self._rows.read(self._first, min(end, self._n_images))
             self._images = images.reshape(len(images), self._n_planes, self._image_rows)
-        planes: npt.NDArray[Any] = self._images[image - self._first, :, start:stop]
+        found: npt.NDArray[Any] = self._images[image - self._first :]
+        return found
+
+    def _view(self, image: int, start: int, stop: int) -> npt.NDArray[Any]:
+        planes: npt.NDArray[Any] = self._held(image)[0, :, start:stop]
         return planes
+
+    def _fill(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
+        row, size = start, self._image_rows
+        while row < stop:
+            image, inside = divmod(row, size)
+            held = self._held(image)
+            n = 0 if inside else min((stop - row) // size, len(held))  # whole images
+            end = row + n * size if n else min(stop, row + size - inside)
+            into = out[:, row - start : end - start]
+            if n:
+                into.reshape(self._n_planes, n, size)[:] = held[:n].transpose(1, 0, 2)
+            else:
+                into[:] = held[0, :, inside : inside + end - row]
+            row = end
 
     def close(self) -> None:
         self._rows.close()
 
 
-class _TransposedRows(Rows):
+class _TransposedRows(InnerRows):
     """The rows of strips of planes, in C order."""
-
-    def __init__(self, source: PixelSource, rows: Rows) -> None:
-        super().__init__(source)
-        self._rows = rows
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         strip = self._rows.read(start, stop)
@@ -543,13 +449,9 @@ class _TransposedRows(Rows):
         np.copyto(rows, strip)
         return rows
 
-    def close(self) -> None:
-        self._rows.close()
-
 
 # Axes of one image.
 _AXES: Final = {"labels": "(H, W)", "pred_probs": "(K, H, W)"}
-# Changes images as they are read: those of a source, and the blocks of a Dask array.
 
 
 @dataclass(frozen=True)
@@ -599,20 +501,7 @@ def open_masks(labels: Any) -> OpenedImages:
 
 
 def masks_of_files(files: Sequence[ImageFileSource], where: str) -> OpenedImages:
-    """Return the masks of opened image files.
-
-    Parameters
-    ----------
-    files : sequence of ImageFileSource
-        A file for each image, in order.
-    where : str
-        Where they are, for messages.
-
-    Raises
-    ------
-    InvalidInputError
-        If their dtypes differ.
-    """
+    """Return the masks of opened image files, one for each image, in order; `where` is their place for messages."""
     sizes = np.array([(file.height, file.width) for file in files], np.int64)
     rows = _joined("labels", files, where)
     return OpenedImages(rows, sizes, np.zeros(len(files), np.int64), is_list=True)
@@ -678,36 +567,30 @@ def check_images(labels: OpenedImages, planes: OpenedImages) -> None:
 
 
 def _check_sizes(name: str, sizes: npt.NDArray[np.int64], other_name: str, others: npt.NDArray[np.int64]) -> None:
-    differs = (sizes != others).any(axis=1)
-    if not differs.any():
+    differs = np.flatnonzero((sizes != others).any(axis=1))
+    if not len(differs):
         return
-    image = int(differs.argmax())
-    (height, width), (other_height, other_width) = sizes[image].tolist(), others[image].tolist()
-    more = int(differs.sum()) - 1
-    text = f"image {image:,}: {name} has {height} x {width} pixels, {other_name} {other_height} x {other_width}"
-    if more:
-        text += f" ({rows_in_words(more, 'more image differs', 'more images differ')})"
-    if (height, width) == (other_width, other_height):
-        raise InvalidInputError(f"{text}: are the axes of one swapped? Height comes first")
-    smaller = height % other_height == width % other_width == 0 and height // other_height == width // other_width
-    if smaller:
-        text += f": the predictions are smaller by a factor of {height // other_height}; scale them to the mask first"
+    (height, width), (rows, columns) = sizes[differs[0]].tolist(), others[differs[0]].tolist()
+    text = f"image {differs[0]:,}: {name} has {height} x {width} pixels, {other_name} {rows} x {columns}"
+    more = rows_in_words(len(differs) - 1, "more image differs", "more images differ")
+    text += f" ({more})" if len(differs) > 1 else ""
+    if (height, width) == (columns, rows):
+        text += ": are the axes of one swapped? Height comes first"
+    elif height % rows == width % columns == 0 and height // rows == width // columns:
+        text += f": the predictions are smaller by a factor of {height // rows}; scale them to the mask first"
     raise InvalidInputError(text)
 
 
 def _refuse_channels_last(labels: OpenedImages, planes: OpenedImages) -> None:
     """Raise if the classes are the last axis of `planes`, as the sizes of the masks show."""
-    (height, width), (rows, columns), n = labels.sizes[0], planes.sizes[0], planes.classes[0]
-    if (height, width) == (rows, columns) or (height, width) != (n, rows):
-        return
-    shape = f"({n}, {rows}, {columns})" if planes.is_list else f"({len(planes):,}, {n}, {rows}, {columns})"
-    line = "np.moveaxis(pred_probs, -1, 1)"
-    if planes.is_list:
-        line = "[np.moveaxis(one, -1, 0) for one in pred_probs]"
-    raise InvalidInputError(
-        f"pred_probs has shape {shape}, with the classes last, where the masks are of {height} x {width} pixels: "
-        f"classes come before height and width. Write pred_probs = {line}"
-    )
+    (height, width), size, n = labels.sizes[0], planes.sizes[0], planes.classes[0]
+    if (height, width) != tuple(size) and (height, width) == (n, size[0]):
+        one = "[np.moveaxis(one, -1, 0) for one in pred_probs]"
+        raise InvalidInputError(
+            f"pred_probs has images of shape ({n}, {size[0]}, {size[1]}), with the classes last, where the masks are "
+            f"of {height} x {width} pixels: classes come before height and width. Write pred_probs = "
+            f"{one if planes.is_list else 'np.moveaxis(pred_probs, -1, 1)'}"
+        )
 
 
 def _opened_arrays(name: str, data: Any) -> tuple[list[Opened], bool]:
@@ -737,7 +620,7 @@ def _opened_arrays(name: str, data: Any) -> tuple[list[Opened], bool]:
     opened_any = open_any(name, data)
     if opened_any.ndim == n_axes:
         raise InvalidInputError(
-            f"{name} has shape {_shown(opened_any)}, that of a single image: give {name}[np.newaxis], or a list"
+            f"{name} has shape {tuple(opened_any.shape)}, that of a single image: give {name}[np.newaxis], or a list"
         )
     return [_with_images(name, opened_any, n_axes, name)], False
 
@@ -756,12 +639,9 @@ def _with_images(name: str, opened: Opened, n_axes: int, where: str) -> Opened:
     elif name == "labels" and opened.dtype.kind == "f":
         hint = ": labels come first, then pred_probs"
     raise InvalidInputError(
-        f"{where} must have shape (N, {_AXES[name][1:]}, or {_AXES[name]} for one image, not {_shown(opened)}{hint}"
+        f"{where} must have shape (N, {_AXES[name][1:]}, or {_AXES[name]} for one image, "
+        f"not {tuple(opened.shape)}{hint}"
     )
-
-
-def _shown(opened: Opened) -> str:
-    return str(tuple(int(size) for size in opened.shape))
 
 
 def _whole_numbers(labels: Opened) -> Opened:
@@ -770,11 +650,9 @@ def _whole_numbers(labels: Opened) -> Opened:
         return labels
     if labels.dtype.kind == "b" and isinstance(labels, ArraySource):
         return ArraySource(labels.array.view(np.uint8))
-    hints = {
-        "b": "convert them to np.uint8",
-        "f": "convert them to integers if all are whole numbers",
-    }
-    hint = hints.get(labels.dtype.kind, "each pixel has the number of its class")
+    hint = "convert them to integers if all are whole numbers"
+    if labels.dtype.kind not in "bf":
+        hint = "each pixel has the number of its class"
     raise InvalidInputError(f"masks must be integers 0..K-1, not {labels.dtype}: {hint}")
 
 

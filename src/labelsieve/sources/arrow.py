@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -32,19 +31,7 @@ _DIGEST_ROWS: Final = 1 << 14
 
 
 class BatchRows(Rows):
-    """Reads rows of record batches; a read that spans several copies them.
-
-    Parameters
-    ----------
-    source : Source
-        Gives the shape and dtype.
-    columns : Columns
-        Which columns, and how a row of them is read.
-    ends : (B,) int64
-        The rows at which batches end.
-    batch : callable
-        Given the number of a batch, returns it as a ``pyarrow.RecordBatch``.
-    """
+    """Reads rows of record batches that end at `ends`, given by number by `batch`; a read of several copies them."""
 
     def __init__(
         self, source: Source, columns: Columns, ends: npt.NDArray[np.int64], batch: Callable[[int], Any]
@@ -57,14 +44,12 @@ class BatchRows(Rows):
         first = int(np.searchsorted(self._ends, start, "right"))
         if start < stop <= self._ends[first]:
             return self._part(first, start, stop)
-        out, row = self._reused(stop - start), start
-        for index in range(first, len(self._ends)):
+        out, row, index = self._reused(stop - start), start, first
+        while row < stop:
             end = min(stop, int(self._ends[index]))
             if row < end:
                 out[row - start : end - start] = self._part(index, row, end)
-                row = end
-            if row >= stop:
-                break
+            row, index = end, index + 1
         return out
 
     def _part(self, index: int, start: int, stop: int) -> npt.NDArray[Any]:
@@ -136,33 +121,10 @@ class BatchesSource(Source):
         return BatchesSource(parts, self.columns, self._first_row + start), start
 
 
-_MAGIC: Final = b"ARROW1"
-# The mark before the size of each message.
-_CONTINUATION: Final = 0xFFFFFFFF
-# Kind of the messages that hold rows, and places of fields in the tables of messages and record batches.
-_RECORD_BATCH: Final = 3
-_KIND, _HEADER, _BODY_BYTES = 1, 2, 3
-_N_ROWS, _COMPRESSION = 0, 3
-
-
 class ArrowTable:
-    """An open Arrow file: its columns and the number of rows of each record batch. No values are read.
+    """An open Arrow file: the names of its columns, and the number of rows of each record batch.
 
-    Parameters
-    ----------
-    name : str
-        What is to be read, for messages.
-    file : TableFile
-        The file, of a known version.
-
-    Attributes
-    ----------
-    names : list of str
-        Names of the columns.
-    where : str
-        The path.
-    n_rows : int
-        Number of rows.
+    Record batches are mapped. Of those that are compressed, the narrowest column is decoded to count their rows.
 
     Raises
     ------
@@ -175,19 +137,27 @@ class ArrowTable:
             raise InvalidInputError(
                 f"{name}: {file.where} is an Arrow file, which is mapped from a disk: copy it, or store a Parquet file"
             )
-        pa = arrow()
-        self._file, self.where = file, file.where
+        self._file, self.where, self._compressed = file, file.where, False
         try:
             with file.path.open("rb") as opened:
-                is_stream, sizes = _record_batches(opened)
-            self._schema = _reader(file, is_stream=is_stream).schema
-        except (pa.ArrowException, OSError, struct.error) as error:
+                self._is_stream = opened.read(6) != b"ARROW1"
+            whole, reader = _reader(file, is_stream=self._is_stream)
+            self._schema, narrow = reader.schema, []
+            if not self._is_stream:
+                widths = {_width(field.type): index for index, field in enumerate(self._schema)}
+                narrow = [widths[min(widths)]] if widths else []
+                whole, reader = _reader(file, is_stream=False, fields=narrow)
+            self._rows: list[int] = []
+            for batch in _batches(reader):
+                self._rows.append(batch.num_rows)
+                self._compressed = self._compressed or not _is_within(batch, whole)
+                if self._is_stream and self._compressed:
+                    break
+        except (arrow().ArrowException, OSError) as error:
             raise InvalidInputError(
                 f"{name}: {file.where} is not a readable Arrow file: {in_one_line(error)}"
             ) from error
-        self._rows, self._compressed = [n for n, _ in sizes], any(is_compressed for _, is_compressed in sizes)
-        self._is_stream = is_stream
-        if is_stream and self._compressed:
+        if self._is_stream and self._compressed:
             raise InvalidInputError(
                 f"{name}: {file.where} is a compressed Arrow stream, which has no index: store it as a Parquet file"
             )
@@ -198,25 +168,22 @@ class ArrowTable:
         """Return the source of one or more columns."""
 
         def list_width(column: str) -> int:
-            [batch, *_] = [index for index, n_rows in enumerate(self._rows) if n_rows] or [-1]
-            counts = []
-            if batch >= 0:
-                with reading(f"{self.where}, record batch {batch:,},"):
-                    lists = _batch(self._file, self._is_stream, self._compressed, (column,), batch).column(column)
-                    counts = [(len(lists), len(lists.flatten()))]
-            return common_length(name, column, counts, self._file.where)
+            lists = [batch.column(column) for batch in self.batches((column,), 1)]
+            return common_length(name, column, [(len(one), len(one.flatten())) for one in lists], self.where)
 
         columns = columns_of(name, wanted, self._schema, self.where, list_width, with_nulls=with_nulls)
         return ArrowFileSource(self._file, columns, self._rows, is_stream=self._is_stream, compressed=self._compressed)
 
-    def batches(self, columns: tuple[str, ...]) -> list[Any]:
-        """Return all record batches with these columns: mapped, or decoded if they are compressed."""
+    def arrow_column(self, column: str) -> Any:
+        """Return a column as an Arrow array in chunks."""
+        chunks = [batch.column(column) for batch in self.batches((column,))]
+        return arrow().chunked_array(chunks, self._schema.field(column).type)
+
+    def batches(self, columns: tuple[str, ...], most: int | None = None) -> list[Any]:
+        """Return all record batches that have rows, or the first of them: mapped, or decoded if compressed."""
+        filled = [index for index, n_rows in enumerate(self._rows) if n_rows][:most]
         with reading(self.where):
-            return [
-                _batch(self._file, self._is_stream, self._compressed, columns, index)
-                for index, n_rows in enumerate(self._rows)
-                if n_rows
-            ]
+            return [_batch(self._file, self._is_stream, self._compressed, columns, index) for index in filled]
 
 
 class ArrowFileSource(TableFileSource):
@@ -277,69 +244,43 @@ class _ArrowFileRows(BatchRows):
         return self._loaded
 
 
-def _reader(file: LocalTableFile, *, is_stream: bool, options: Any = None) -> Any:
-    import pyarrow.ipc
+def _reader(file: LocalTableFile, *, is_stream: bool, fields: Sequence[int] = ()) -> tuple[Any, Any]:
+    """Return the mapped file, and a reader of its record batches, with all fields or some."""
+    from pyarrow import ipc
 
-    mapped = arrow().memory_map(str(file.path), "r")
-    return (pyarrow.ipc.open_stream if is_stream else pyarrow.ipc.open_file)(mapped, options=options)
+    whole = arrow().memory_map(str(file.path), "r").read_buffer()
+    options = ipc.IpcReadOptions(included_fields=list(fields), use_threads=False)
+    return whole, (ipc.open_stream if is_stream else ipc.open_file)(whole, options=options)
+
+
+def _batches(reader: Any) -> Iterator[Any]:
+    n_batches = getattr(reader, "num_record_batches", None)
+    return iter(reader) if n_batches is None else map(reader.get_batch, range(n_batches))
+
+
+def _width(kind: Any) -> int:
+    """Return the bits of a value; many for types without a fixed number."""
+    try:
+        return kind.bit_width or 1 << 30
+    except ValueError:
+        return 1 << 30
+
+
+def _is_within(batch: Any, whole: Any) -> bool:
+    """Return whether the values of a record batch are those of the mapped file, so that they are not compressed."""
+    buffers = [buffer for column in batch.columns for buffer in column.buffers() if buffer is not None and buffer.size]
+    return all(whole.address <= buffer.address < whole.address + whole.size for buffer in buffers)
 
 
 @lru_cache(maxsize=16)
 def _mapped_batches(file: LocalTableFile, is_stream: bool) -> list[Any]:
     """Return all record batches, whose values are those of the mapped file."""
-    reader = _reader(file, is_stream=is_stream)
-    if is_stream:
-        return list(reader)
-    return [reader.get_batch(index) for index in range(reader.num_record_batches)]
+    return list(_batches(_reader(file, is_stream=is_stream)[1]))
 
 
 def _batch(file: LocalTableFile, is_stream: bool, compressed: bool, columns: tuple[str, ...], index: int) -> Any:
     """Return a record batch; of a compressed one only some columns."""
     if not compressed:
         return _mapped_batches(file, is_stream)[index]
-    names = _reader(file, is_stream=False).schema.names
-    options = arrow().ipc.IpcReadOptions(included_fields=[names.index(column) for column in columns], use_threads=False)
-    return _reader(file, is_stream=False, options=options).get_batch(index)
-
-
-def _record_batches(file: BinaryIO) -> tuple[bool, list[tuple[int, bool]]]:
-    """Return whether a file has the stream format, and of each record batch its rows and whether it is compressed.
-
-    Messages follow each other in both formats. Each is a mark, the size of its header, the header, and a body.
-    """
-    is_stream = file.read(len(_MAGIC)) != _MAGIC
-    position, found = (0 if is_stream else 8), list[tuple[int, bool]]()
-    while True:
-        file.seek(position)
-        prefix = file.read(8)
-        mark, size = struct.unpack("<II", prefix) if len(prefix) == 8 else (0, 0)
-        if mark != _CONTINUATION or not size:
-            return is_stream, found
-        header = file.read(size)
-        root = struct.unpack_from("<I", header)[0]
-        [n_bytes] = _field(header, root, _BODY_BYTES, "<q")
-        if n_bytes < 0:  # would lead back to where it came from
-            raise struct.error(f"a message has {n_bytes:,} bytes")
-        if _field(header, root, _KIND, "<B")[0] == _RECORD_BATCH:
-            at = _place(header, root, _HEADER)
-            batch = at + struct.unpack_from("<I", header, at)[0]
-            [n_rows] = _field(header, batch, _N_ROWS, "<q")
-            if n_rows < 0:
-                raise struct.error(f"a record batch has {n_rows:,} rows")
-            found.append((n_rows, bool(_place(header, batch, _COMPRESSION))))
-        position += 8 + size + n_bytes
-
-
-def _place(buffer: bytes, table: int, number: int) -> int:
-    """Return where a field of a table of a FlatBuffer is; 0 if it is not stored."""
-    fields = table - struct.unpack_from("<i", buffer, table)[0]
-    if 4 + 2 * number >= struct.unpack_from("<H", buffer, fields)[0]:
-        return 0
-    offset = struct.unpack_from("<H", buffer, fields + 4 + 2 * number)[0]
-    return table + offset if offset else 0
-
-
-def _field(buffer: bytes, table: int, number: int, form: str) -> tuple[int]:
-    """Return a number of a table of a FlatBuffer, 0 if it is not stored."""
-    place = _place(buffer, table, number)
-    return struct.unpack_from(form, buffer, place) if place else (0,)
+    names = _reader(file, is_stream=False)[1].schema.names
+    return _reader(file, is_stream=False, fields=[names.index(column) for column in columns])[1].get_batch(index)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
-import io
+import os.path
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -25,6 +25,7 @@ from labelsieve.errors import (
 from labelsieve.sources.npy import read_exactly
 from labelsieve.sources.objects import ObjectStore
 from labelsieve.sources.source import FileVersion, Source, changed, check_path, file_version, gone
+from labelsieve.storage.folder import RangedFile
 from labelsieve.storage.remote import digest_of, stamp_of, version_of, without_query
 
 # Columns and rows that a message names.
@@ -158,6 +159,8 @@ class Columns:
         The table, for messages.
     with_nulls : bool
         Whether a value may be null: None in text and among objects, NaN among numbers.
+    of_items : bool
+        Whether the column has lists whose items are the rows: labels of sentences, or their probabilities.
     """
 
     name: str
@@ -167,6 +170,7 @@ class Columns:
     in_lists: bool
     where: str
     with_nulls: bool = False
+    of_items: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -186,7 +190,7 @@ class Columns:
         arrays : sequence of pyarrow.Array
             One for each column, of the same length.
         first_row : int
-            Number of their first row, for messages.
+            Number of their first row, or item, for messages.
 
         Raises
         ------
@@ -194,6 +198,7 @@ class Columns:
             Naming rows with nulls, or with lists of another length.
         """
         pa = arrow()
+        arrays = [list_items(array) for array in arrays] if self.of_items else arrays
         arrays = [array.storage if isinstance(array, pa.ExtensionArray) else array for array in arrays]
         if self.in_lists:
             return self._of_lists(arrays[0], first_row)
@@ -212,10 +217,7 @@ class Columns:
     def _of_values(self, array: Any, first_row: int, column: str) -> npt.NDArray[Any]:
         pa = arrow()
         if isinstance(array.type, pa.DictionaryType):
-            if array.dictionary.type == pa.string_view():  # of Polars; pyarrow does not decode it
-                names = pa.array(array.dictionary.to_pylist(), pa.large_string())
-                array = pa.DictionaryArray.from_arrays(array.indices, names)
-            array = array.dictionary_decode()
+            array = decoded(array)
         if array.null_count and not self.with_nulls:
             self._refuse_nulls(array, first_row, column)
         if self.dtype.kind == "T":
@@ -261,41 +263,26 @@ class Columns:
         ).at([(int(row), int(row) + 1) for row in rows[:_MOST_ROWS]])
 
 
-@dataclass(frozen=True)
-class ListColumns(Columns):
-    """A column of lists whose items are the rows: those of the labels of sentences, or of their probabilities."""
-
-    def to_numpy(self, arrays: Sequence[Any], first_row: int) -> npt.NDArray[Any]:
-        """Return the items of the lists of an Arrow array; `first_row` is the number of the first item."""
-        return super().to_numpy([list_items(array) for array in arrays], first_row)
-
-
-def list_columns_of(name: str, column: str, schema: Any, where: str, inner_width: Any, *, with_nulls: bool) -> Columns:
-    """Return the items of a column of lists as rows, after a look at their type.
-
-    Parameters
-    ----------
-    name : str
-        ``labels`` or ``pred_probs``.
-    column : str
-        As the user gives it.
-    schema : pyarrow.Schema
-        Of the table.
-    where : str
-        The table, for messages.
-    inner_width : callable
-        Given the name of the column, returns the length of the lists in its lists.
-    with_nulls : bool
-        Whether a label may be null.
-
-    Raises
-    ------
-    InvalidInputError
-        For a missing column, and for one of a type that does not fit.
-    """
+def decoded(array: Any) -> Any:
+    """Return the values of an array with a dictionary, in one chunk or several."""
     pa = arrow()
+    if isinstance(array, pa.ChunkedArray):
+        return pa.chunked_array([decoded(chunk) for chunk in array.chunks], array.type.value_type)
+    if array.dictionary.type == pa.string_view():  # of Polars; pyarrow does not decode it
+        names = pa.array(array.dictionary.to_pylist(), pa.large_string())
+        array = pa.DictionaryArray.from_arrays(array.indices, names)
+    return array.dictionary_decode()
+
+
+def list_columns_of(
+    name: str, column: str, schema: Any, where: str, inner_width: Callable[[str], int], *, with_nulls: bool
+) -> Columns:
+    """Return the items of a column of lists as rows, after a look at their type; as `columns_of` does.
+
+    `inner_width` returns the length of the lists in the lists of a column, given its name.
+    """
     [column] = choose_columns(name, [column] if name == "pred_probs" else column, schema.names, where)
-    flat = pa.schema([pa.field(column, _checked_list(name, schema.field(column).type, where).value_type)])
+    flat = arrow().schema({column: _checked_list(name, schema.field(column).type, where).value_type})
     return columns_of(name, column, flat, where, inner_width, with_nulls=with_nulls)
 
 
@@ -312,18 +299,7 @@ def _checked_list(name: str, kind: Any, where: str) -> Any:
 
 
 def list_lengths(name: str, array: Any, first_list: int, where: str) -> npt.NDArray[np.int64]:
-    """Return the lengths of the lists of an Arrow array.
-
-    Parameters
-    ----------
-    name : str
-        What the lists are, for messages.
-    array : pyarrow.Array
-        Of lists, of any or of a fixed length.
-    first_list : int
-        Number of the first list, for messages.
-    where : str
-        The table, for messages.
+    """Return the lengths of the lists of an Arrow array, of which the first is number `first_list` of the table.
 
     Raises
     ------
@@ -353,11 +329,6 @@ def list_items(array: Any) -> Any:
     return array.values.slice(first, last - first)
 
 
-def as_list_columns(columns: Columns) -> ListColumns:
-    """Return columns whose rows are the items of lists."""
-    return ListColumns(**{one.name: getattr(columns, one.name) for one in fields(columns)})
-
-
 def _values(array: Any) -> npt.NDArray[Any]:
     """Return the values of an array of numbers without nulls; those that are not bits without a copy.
 
@@ -384,7 +355,8 @@ def class_columns(columns: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     >>> class_columns(["p_0", "p_1"])
     ()
     """
-    head, tail = _common_start(columns), _common_start([column[::-1] for column in columns])
+    head = os.path.commonprefix(list(columns))  # noqa: RUF071  # letters, not paths
+    tail = os.path.commonprefix([column[::-1] for column in columns])  # noqa: RUF071
     heads = [0, *(place + 1 for place, letter in enumerate(head) if not letter.isalnum())]
     tails = [0, *(place + 1 for place, letter in enumerate(tail) if not letter.isalnum())]
     found = [tuple(column[a : len(column) - b] for column in columns) for a in heads for b in tails]
@@ -392,31 +364,13 @@ def class_columns(columns: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     return () if any(all(name.isdecimal() for name in names) for names in found) else tuple(found)
 
 
-def _common_start(texts: Sequence[str]) -> str:
-    first, last = min(texts), max(texts)
-    n_common = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    return first[:n_common]
-
-
 def columns_of(
-    name: str, wanted: Any, schema: Any, where: str, list_width: Any, *, with_nulls: bool = False
+    name: str, wanted: Any, schema: Any, where: str, list_width: Callable[[str], int], *, with_nulls: bool = False
 ) -> Columns:
-    """Return the columns that the user means, after a look at their types.
+    """Return the columns of a table with a schema that the user means, after a look at their types.
 
-    Parameters
-    ----------
-    name : str
-        ``labels``, ``pred_probs`` or ``ids``.
-    wanted : str or sequence of str
-        As the user gives it.
-    schema : pyarrow.Schema
-        Of the table.
-    where : str
-        The table, for messages.
-    list_width : callable
-        Given the name of a column of lists of any length, returns the length of its lists.
-    with_nulls : bool
-        Whether a label or id may be null.
+    `list_width` returns the length of the lists in a column of lists of any length, given its name. With `with_nulls` a
+    label or id may be null.
 
     Raises
     ------
@@ -452,10 +406,9 @@ def _value_dtype(name: str, column: str, kind: Any, where: str) -> np.dtype[Any]
     """Return the dtype of a column of labels or ids."""
     pa = arrow()
     inner = kind.value_type if isinstance(kind, pa.DictionaryType) else kind
-    is_ = pa.types
-    if is_.is_string(inner) or is_.is_large_string(inner) or inner == pa.string_view():
+    if inner in (pa.string(), pa.large_string(), pa.string_view()):
         return np.dtype(np.dtypes.StringDType())
-    if is_.is_integer(inner) or is_.is_floating(inner) or is_.is_boolean(inner):
+    if pa.types.is_integer(inner) or pa.types.is_floating(inner) or pa.types.is_boolean(inner):
         dtype: np.dtype[Any] = np.dtype(inner.to_pandas_dtype())
         return dtype
     raise InvalidInputError(f"{name}: column {column!r} of {where} has the type {kind}, not integers or strings")
@@ -463,16 +416,12 @@ def _value_dtype(name: str, column: str, kind: Any, where: str) -> np.dtype[Any]
 
 def _float_dtype(column: str, inner: Any, kind: Any, where: str) -> np.dtype[Any]:
     pa = arrow()
-    if isinstance(inner, pa.DictionaryType):
-        inner = inner.value_type
+    inner = inner.value_type if isinstance(inner, pa.DictionaryType) else inner
     if pa.types.is_floating(inner):
         dtype: np.dtype[Any] = np.dtype(inner.to_pandas_dtype())
         return dtype
-    hint = ""
-    if pa.types.is_integer(inner):
-        hint = "; if these are counts or percentages, divide them by their sum"
-    elif pa.types.is_decimal(inner):
-        hint = "; cast it to double"
+    hint = "; if these are counts or percentages, divide them by their sum" if pa.types.is_integer(inner) else ""
+    hint = "; cast it to double" if pa.types.is_decimal(inner) else hint
     raise InvalidInputError(
         f"pred_probs: column {column!r} of {where} has the type {kind}: probabilities are float16, float32 or "
         f"float64, in lists or in one column for each class{hint}"
@@ -482,17 +431,7 @@ def _float_dtype(column: str, inner: Any, kind: Any, where: str) -> np.dtype[Any
 def common_length(name: str, column: str, counts: Iterable[tuple[int, int]], where: str) -> int:
     """Return the length of the lists of a column: that of most parts. Reading finds the rows with another length.
 
-    Parameters
-    ----------
-    name, column, where : str
-        What is read, the column and the table, for messages.
-    counts : iterable of tuple of int
-        Number of rows and of values of some parts of the column.
-
-    Raises
-    ------
-    InvalidInputError
-        If there are no rows.
+    `counts` has the number of rows and of values of some parts of the column.
     """
     known = [(n_rows, n_values) for n_rows, n_values in counts if n_rows]
     if not known:
@@ -503,20 +442,17 @@ def common_length(name: str, column: str, counts: Iterable[tuple[int, int]], whe
 
 @dataclass(frozen=True)
 class LocalTableFile:
-    """A file on a disk.
-
-    Parameters
-    ----------
-    path : Path
-        Absolute.
-    version : FileVersion or None
-        As noted.
-    """
+    """A file on a disk, at an absolute path, and its size, time and inode when it was found."""
 
     path: Path
-    version: FileVersion | None = None
+    version: FileVersion | None
 
     is_remote = False
+
+    @classmethod
+    def at(cls, path: str) -> LocalTableFile:
+        """Note the version of a file."""
+        return cls(Path(path), file_version(Path(path)))
 
     @property
     def where(self) -> str:
@@ -524,7 +460,7 @@ class LocalTableFile:
         return str(self.path)
 
     def open(self) -> Any:
-        """Open the file, and compare its size, time and inode."""
+        """Open the file, and compare its version."""
         file = arrow().OSFile(str(self.path), "rb")
         try:
             self.check()
@@ -533,18 +469,13 @@ class LocalTableFile:
             raise
         return file
 
-    def noted(self) -> LocalTableFile:
-        """Note size, time and inode."""
-        return self if self.version else replace(self, version=file_version(self.path))
-
     def check(self) -> None:
         """Compare size, time and inode."""
         check_path(self.version, self.path)
 
     def content(self) -> Any:
         """Return size and time."""
-        version = self.version or file_version(self.path)
-        return None if version is None else {"size": version.size, "mtime_ns": version.mtime_ns}
+        return self.version and {"size": self.version.size, "mtime_ns": self.version.mtime_ns}
 
 
 @dataclass(frozen=True)
@@ -585,17 +516,13 @@ class RemoteTableFile:
 
     def open(self) -> Any:
         """Return a file whose reads are requests."""
-        return arrow().PythonFile(ObjectFile(self), mode="r")
+        return arrow().PythonFile(RangedFile(self.read, self.size), mode="r")
 
     def read(self, start: int, stop: int) -> bytes:
         """Request some bytes, which must be of the version that was noted."""
         store, path = ObjectStore.at(self.url)
         version = version_of({"size": self.size, "ETag": self.stamp})
         return read_exactly(store, path, start, stop, f"bytes {start:,}..{stop - 1:,}", version)
-
-    def noted(self) -> RemoteTableFile:
-        """Return itself: its version was noted when it was opened."""
-        return self
 
     def check(self) -> None:
         """Request size and stamp, and compare them."""
@@ -656,51 +583,6 @@ class TableFileSource(Source):
     def check_version(self) -> None:
         """Compare the version of the file."""
         self.file.check()
-
-
-class ObjectFile(io.RawIOBase):
-    """An object in a store as a file that can be sought.
-
-    Parameters
-    ----------
-    file : RemoteTableFile
-        The object.
-    """
-
-    def __init__(self, file: RemoteTableFile) -> None:
-        self._file, self._position = file, 0
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def size(self) -> int:
-        """Return the size of the object."""
-        return self._file.size
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move the position."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}[whence]
-        self._position = base + offset
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        """Return bytes from the position on."""
-        start = min(self._position, self._file.size)
-        stop = self._file.size if size is None or size < 0 else min(start + size, self._file.size)
-        self._position = stop
-        return self._read(start, stop) if start < stop else b""
-
-    def _read(self, start: int, stop: int) -> bytes:
-        return self._file.read(start, stop)
 
 
 @contextmanager

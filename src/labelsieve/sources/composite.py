@@ -1046,16 +1046,25 @@ class DerivedSource(WrappedSource):
         return self.over(source), origin
 
 
-class _DerivedRows(Rows):
-    def __init__(self, source: DerivedSource, rows: Rows) -> None:
+class InnerRows(Rows):
+    """Rows that are made of those of another open source."""
+
+    def __init__(self, source: Source, rows: Rows) -> None:
         super().__init__(source)
-        self._source, self._rows = source, rows
+        self._rows = rows
+
+    def close(self) -> None:
+        """Close the other source."""
+        self._rows.close()
+
+
+class _DerivedRows(InnerRows):
+    def __init__(self, source: DerivedSource, rows: Rows) -> None:
+        super().__init__(source, rows)
+        self._source = source
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         return self._source.convert(self._rows.read(start, stop), start, self._reused)
-
-    def close(self) -> None:
-        self._rows.close()
 
 
 _NAME: Final = "bfloat16"
@@ -1154,6 +1163,45 @@ def widened_bits(block: npt.NDArray[Any]) -> Floats:
 def _widened_blocks(array: da.Array) -> da.Array:
     found: da.Array = array.map_blocks(widened_bits, dtype=np.float32, meta=np.empty((0, 0), np.float32))
     return found
+
+
+class UnitRows(WrappedSource):
+    """Rows of which each row of another source makes `unit_rows`: the pixels of images, the tags of examples."""
+
+    unit_rows: int
+
+    def _follow(self, source: Source) -> None:
+        super()._follow(source)
+        self.facts = self.facts.times(self.unit_rows)
+
+    @property
+    def row_edges(self) -> Int64s | None:
+        """The rows at which what is decoded together ends."""
+        edges = self.source.row_edges
+        return None if edges is None else edges * self.unit_rows
+
+    @property
+    def version_rows(self) -> int | None:
+        """Number of consecutive rows that have a version of their own."""
+        return self.source.version_rows and self.source.version_rows * self.unit_rows
+
+    def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
+        """Return a digest for each range: those of its units, and where in them it begins and ends."""
+        units, parameters = [self.units_of(*rows) for rows in ranges], [one for one in [self.parameters()] if one]
+        found = []
+        for (start, stop), (first, _), one in zip(ranges, units, self.source.part_identities(units), strict=True):
+            fact = json.dumps([start - first * self.unit_rows, stop - start, *parameters, one]).encode()
+            found.append(one and hashlib.blake2b(fact, digest_size=16).hexdigest())
+        return found
+
+    def part(self, start: int, stop: int) -> tuple[Source, int]:
+        """Return a source of the units that hold these rows, and the row at which it begins."""
+        source, origin = self.source.part(*self.units_of(start, stop))
+        return self.over(source), origin * self.unit_rows
+
+    def units_of(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the range of rows of the other source that make rows ``[start, stop)``."""
+        return start // self.unit_rows, -(-stop // self.unit_rows)
 
 
 class Bfloat16Source(DerivedSource):

@@ -15,7 +15,6 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +26,7 @@ from labelsieve.confident_learning.thresholds import Ints
 from labelsieve.errors import InvalidInputError
 from labelsieve.options import NOTHING, IgnoreLabel
 from labelsieve.sources.arrays import ArraySource
-from labelsieve.sources.columns import Columns
+from labelsieve.sources.columns import class_columns as names_in_columns
 from labelsieve.sources.composite import DerivedSource
 from labelsieve.sources.open import Opened, checked_labels, open_any
 from labelsieve.sources.places import are_places
@@ -82,28 +81,23 @@ class NameTable:
 
     def __init__(self, names: Sequence[str], ignore_label: IgnoreLabel = NOTHING) -> None:
         self.names, self.ignore_label = tuple(names), ignore_label
-        self.ignores_missing = ignore_label is None
+        # The code that says that a row has no label; None if each row has one.
+        self.ignored = None if ignore_label is NOTHING else IGNORED
         self._codes: dict[Any, int] = {name: code for code, name in enumerate(self.names)}
         booleans = [self._codes.get(name, UNKNOWN) for name in _BOOLEANS]
         if UNKNOWN in booleans and len(self.names) == 2:
             booleans = [0, 1]  # two classes of any names
         if isinstance(ignore_label, int | str):
             self._codes[str(ignore_label)] = IGNORED
-        self._of_boolean = np.array(booleans, np.int32)
+        self._of_boolean, self._finders = np.array(booleans, np.int32), dict[np.dtype[Any], _FixedWidth]()
         self._objects = self._codes | dict(zip((False, True), booleans, strict=True))
 
     def __dask_tokenize__(self) -> Any:
         return self.names, str(self.ignore_label)
 
-    @property
-    def ignored(self) -> int | None:
-        """The code that says that a row has no label; None if each row has one."""
-        return None if self.ignore_label is NOTHING else IGNORED
-
     def parameters(self) -> dict[str, Any]:
         """Return what the codes depend on, besides the values, as JSON takes it."""
-        ignored = [] if self.ignore_label is NOTHING else [self.ignore_label]
-        return {"names": list(self.names), "ignored": ignored}
+        return {"names": list(self.names), "ignored": [] if self.ignored is None else [self.ignore_label]}
 
     def codes(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
         """Return the ``(n,)`` classes of ``(n,)`` values, `IGNORED`, or `UNKNOWN`."""
@@ -123,7 +117,7 @@ class NameTable:
         except TypeError:  # a list among them, which has no hash
             codes = np.array([self._objects.get(text_of(item), UNKNOWN) for item in items], np.int32)
         for row in np.flatnonzero(codes == UNKNOWN).tolist():
-            if self.ignores_missing and is_missing(items[row]):
+            if self.ignore_label is None and is_missing(items[row]):
                 codes[row] = IGNORED
             elif isinstance(items[row], bytes):
                 codes[row] = self._codes.get(text_of(items[row]), UNKNOWN)
@@ -138,13 +132,8 @@ class NameTable:
             finder = self._finders[values.dtype] = _FixedWidth(self._codes, values.dtype)
         return finder(values)
 
-    @cached_property
-    def _finders(self) -> dict[np.dtype[Any], _FixedWidth]:
-        return {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is made when it is needed."""
-        return {name: value for name, value in vars(self).items() if name != "_finders"}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NameTable, (self.names, self.ignore_label)  # finders are made where they are needed
 
 
 class _FixedWidth:
@@ -283,35 +272,34 @@ def open_label_values(labels: Any, ignore_label: IgnoreLabel = NOTHING) -> Opene
         For an object of the wrong kind.
     """
     skip = ignore_label is None
-    values = None if isinstance(labels, np.ma.MaskedArray) and not skip else _values_in_memory(labels)
-    if values is not None:
-        opened = _narrowed(values, skip=skip)
-        if opened is not None:
-            return opened
+    is_masked = isinstance(labels, np.ma.MaskedArray)
+    values = None if is_masked and not skip else _values_in_memory(labels)
+    opened = None if values is None else _narrowed(values, skip=skip)
+    if opened is not None:
+        return opened
     found = open_any("labels", labels)
-    kinds = _KINDS + "f" * skip
-    return found if found.ndim == 1 and found.dtype.kind in kinds else checked_labels(found)
+    return found if found.ndim == 1 and found.dtype.kind in _KINDS + "f" * skip else checked_labels(found)
 
 
 def _values_in_memory(labels: Any) -> npt.NDArray[Any] | None:
     """Return the values of labels in memory that may be names, or be missing; None for all else."""
-    package, values = type(labels).__module__.partition(".")[0], None
+    package = type(labels).__module__.partition(".")[0]
     if package == "xarray":
         labels = getattr(labels, "data", labels)
     if package == "pandas":
-        values = _of_pandas(labels)
-    elif package in ("polars", "pyarrow") and hasattr(labels, "null_count"):
-        values = _of_list(labels.to_list() if hasattr(labels, "to_list") else labels.to_pylist())
-    elif isinstance(labels, list | tuple) and labels and not are_places(labels):
+        return _of_pandas(labels)
+    if package in ("polars", "pyarrow") and hasattr(labels, "null_count"):
+        return _of_list(labels.to_list() if package == "polars" else labels.to_pylist())
+    if isinstance(labels, list | tuple) and labels and not are_places(labels):
         nested = any(isinstance(item, list | tuple | set | dict | np.ndarray) for item in labels)
-        values = None if nested else _of_list(labels)
-    elif isinstance(labels, np.ma.MaskedArray):
-        if labels.ndim == 1 and np.ma.is_masked(labels):
-            values = np.array(labels.data, object)
-            values[np.ma.getmaskarray(labels)] = None
-    elif isinstance(labels, np.ndarray) and not isinstance(labels, np.memmap) and labels.ndim == 1:
-        values = labels if labels.dtype.kind in _KINDS + "f" else None
-    return values
+        return None if nested else _of_list(labels)
+    if not isinstance(labels, np.ndarray) or labels.ndim != 1 or isinstance(labels, np.memmap):
+        return None
+    if isinstance(labels, np.ma.MaskedArray):
+        values = np.array(labels.data, object)
+        values[np.ma.getmaskarray(labels)] = None
+        return values if np.ma.is_masked(labels) else None
+    return labels if labels.dtype.kind in _KINDS + "f" else None
 
 
 def _of_pandas(labels: Any) -> npt.NDArray[Any] | None:
@@ -333,14 +321,9 @@ def _of_list(items: Sequence[Any]) -> npt.NDArray[Any]:
 
 
 def _narrowed(values: npt.NDArray[Any], *, skip: bool) -> Source | None:
-    """Return values in memory as a source of names or integers; None for those that are neither.
+    """Return values in memory, of kind U, S, T, O, b or f, as names or integers; None for those that are neither.
 
-    Parameters
-    ----------
-    values : (N,) array
-        Of kind U, S, T, O, b or f.
-    skip : bool
-        Whether missing values are ignored.
+    With `skip` missing values are ignored.
     """
     if values.dtype.kind == "f":
         return mapped_array(values, FloatTable()) if skip else None
@@ -356,25 +339,23 @@ def _of_objects(values: npt.NDArray[Any], *, skip: bool) -> Source | None:
         types = {type(item) for item, missing in zip(items, gone.tolist(), strict=True) if not missing}
     names = all(issubclass(kind, str | bytes | bool | np.bool_) for kind in types)
     numbers = all(issubclass(kind, int | float | np.integer | np.floating) and kind is not bool for kind in types)
-    n_missing = int(np.count_nonzero(gone))
-    if not (names or numbers):
-        return None
-    if n_missing and not skip:
+    if (names or numbers) and gone.any() and not skip:
+        many = rows_in_words(int(np.count_nonzero(gone)), "missing value", "missing values")
         raise InvalidInputError(
-            f"labels has {rows_in_words(n_missing, 'missing value', 'missing values')}: drop these rows or label them, "
-            "or give ignore_label=None to leave them out"
+            f"labels has {many}: drop these rows or label them, or give ignore_label=None to leave them out"
         )
     if not numbers:
-        return ArraySource(values)
-    if not n_missing:
+        return ArraySource(values) if names else None
+    if not gone.any():
         return None
-    if all(issubclass(kind, int | np.integer) for kind in types):
-        integers = [_IGNORED_NUMBER if missing else int(item) for item, missing in zip(items, gone, strict=True)]
-        found = ArraySource(np.array(integers))
-        found.ignored = _IGNORED_NUMBER
-        return found
-    floats = [math.nan if missing else float(item) for item, missing in zip(items, gone, strict=True)]
-    return mapped_array(np.array(floats), FloatTable())
+    if any(issubclass(kind, float | np.floating) for kind in types):
+        floats = [math.nan if missing else float(item) for item, missing in zip(items, gone, strict=True)]
+        return mapped_array(np.array(floats), FloatTable())
+    found = ArraySource(
+        np.array([_IGNORED_NUMBER if missing else int(one) for one, missing in zip(items, gone, strict=True)])
+    )
+    found.ignored = _IGNORED_NUMBER
+    return found
 
 
 def are_names(opened: Opened) -> bool:
@@ -404,26 +385,10 @@ def _codes_of(block: npt.NDArray[Any], table: Table) -> npt.NDArray[Any]:
 
 
 def column_names(pred_probs: Any) -> tuple[str, ...] | None:
-    """Return the names of columns that hold a class each: of a pandas table, or of a table in files or in memory."""
-    names: Any = None
-    if isinstance(pred_probs, Source):
-        columns = getattr(pred_probs.arrays[0], "columns", None)
-        names = columns.columns if isinstance(columns, Columns) and not columns.in_lists else None
-    elif type(pred_probs).__module__.partition(".")[0] == "pandas":
-        names = getattr(pred_probs, "columns", None)
-    names = [] if names is None else list(names)
+    """Return the names of the columns of a pandas table; None if not all are text."""
+    is_pandas = type(pred_probs).__module__.partition(".")[0] == "pandas"
+    names = list(getattr(pred_probs, "columns", ())) if is_pandas else []
     return tuple(names) if names and all(isinstance(name, str) for name in names) else None
-
-
-def _classes_of_columns(columns: Sequence[str], known: set[str]) -> tuple[str, ...] | None:
-    """Return the names of columns as those of classes, with or without what all begin with, if they include `known`."""
-    for start in range(min(map(len, columns)) + 1):
-        names = tuple(column[start:] for column in columns)
-        if len({column[:start] for column in columns}) > 1 or len(set(names)) < len(names):
-            break
-        if known <= set(names):
-            return names
-    return None
 
 
 def category_names(labels: Any) -> tuple[str, ...] | None:
@@ -432,14 +397,14 @@ def category_names(labels: Any) -> tuple[str, ...] | None:
     These are categories of pandas, an Enum of Polars, and ordered dictionaries of Arrow. Other dictionaries are in the
     order in which names came up, which says nothing.
     """
-    package = type(labels).__module__.partition(".")[0]
-    categories: Any = None
-    if package == "pandas" or (package == "polars" and str(getattr(labels, "dtype", "")).startswith("Enum")):
-        categories = getattr(getattr(labels, "dtype", None), "categories", None)
+    package, dtype = type(labels).__module__.partition(".")[0], getattr(labels, "dtype", None)
+    categories: Any = ()
+    if package == "pandas" or (package == "polars" and str(dtype).startswith("Enum")):
+        categories = getattr(dtype, "categories", ())
     elif package == "pyarrow" and getattr(getattr(labels, "type", None), "ordered", False):
-        [first, *_] = getattr(labels, "chunks", [labels]) or [None]
-        categories = None if first is None else first.dictionary.to_pylist()
-    names = [] if categories is None else list(categories)
+        chunks = getattr(labels, "chunks", [labels])
+        categories = chunks[0].dictionary.to_pylist() if chunks else ()
+    names = list(categories)
     return tuple(names) if names and all(isinstance(name, str) for name in names) else None
 
 
@@ -474,20 +439,17 @@ def learn_names(
         If the labels have not K names, or names whose order is in doubt.
     """
     known = set(_BOOLEANS) if opened.dtype.kind == "b" else _distinct(opened, n_classes, ignore_label)
-    of_columns = None if columns is None else _classes_of_columns(columns, known)
-    if of_columns is not None:
-        return of_columns
+    readings = () if columns is None else (tuple(columns), *names_in_columns(columns))
+    read = next((tuple(names) for names in (*readings, *class_columns) if known <= set(names)), None)
+    if read is not None:
+        return read
     if known <= set(_BOOLEANS) and n_classes == 2 and opened.dtype.kind in "bO":
         return _BOOLEANS
     give = "give class_names, in the order of the columns of pred_probs"
     if class_columns:
-        read = next((tuple(names) for names in class_columns if known <= set(names)), None)
-        if read is None:
-            raise InvalidInputError(
-                f"labels have the names {_listed(sorted(known))}, columns of pred_probs {_listed(class_columns[0])}: "
-                f"{give}"
-            )
-        return read
+        raise InvalidInputError(
+            f"labels have the names {_listed(sorted(known))}, columns of pred_probs {_listed(class_columns[0])}: {give}"
+        )
     if categories is not None and len(categories) == n_classes:
         if list(categories) != sorted(categories):
             raise InvalidInputError(
@@ -497,7 +459,7 @@ def learn_names(
         return tuple(categories)
     names = sorted(known)
     if len(names) != n_classes:
-        found = f"{_n_names(len(names))} ({_listed(names)})"
+        found = f"{rows_in_words(len(names), 'distinct name', 'distinct names')} ({_listed(names)})"
         if len(names) > n_classes:
             found = f"more than {n_classes:,} distinct names, such as {', '.join(map(repr, names[:_UNKNOWN_NAMED]))}"
         raise InvalidInputError(f"labels have {found}; pred_probs has {n_classes:,} classes: {give}")
@@ -507,10 +469,6 @@ def learn_names(
             f"or {give}"
         )
     return tuple(names)
-
-
-def _n_names(n: int) -> str:
-    return rows_in_words(n, "distinct name", "distinct names")
 
 
 def _distinct(opened: Opened, n_classes: int, ignore_label: IgnoreLabel) -> set[str]:
@@ -557,13 +515,11 @@ def describe_unknown(opened: Opened, names: Sequence[str], found: Finding) -> st
         rows = opened[start : min(stop, start + _READ_ROWS)]
         for value in np.asarray(rows).tolist():
             values.setdefault(repr(value), value)
-    of = "are not class names" if names else "are not classes"
-    if found.n_rows == 1:
-        of = "is not a class name" if names else "is not a class"
-    text = f"{rows_in_words(found.n_rows, 'label', 'labels')} {of}, in {found.where()}: "
+    one, several = ("a class name", "class names") if names else ("a class", "classes")
+    many = rows_in_words(found.n_rows, f"label is not {one}", f"labels are not {several}")
     shown = [_with_nearest(value, names) for value in list(values.values())[:_UNKNOWN_NAMED]]
     more = f", and {len(values) - _UNKNOWN_NAMED:,} more" if len(values) > _UNKNOWN_NAMED else ""
-    text += ", ".join(shown) + more
+    text = f"{many}, in {found.where()}: {', '.join(shown)}{more}"
     if any(map(is_missing, values.values())):
         return f"{text}. To leave out rows with missing labels: ignore_label=None"
     return f"{text}. The names are {_listed(names)}" if names else text

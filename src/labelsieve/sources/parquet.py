@@ -3,13 +3,19 @@
 Decoding begins at the first row of a row group, so partitions are whole row groups (`Source.row_edges`). A task
 decodes its row groups in its own thread, some rows at a time. ``pre_buffer=True`` of pyarrow would hold whole row
 groups, and so would a reader without a buffer for each column.
+
+A page of each column is decompressed whole. Footers do not say how large pages are, so the plan takes the limit of the
+program that wrote the file: 1 MiB for Arrow, Polars and Spark, which is their default, and 100 MiB for DuckDB. A page
+never counts more than its whole column chunk. Files written with larger pages than that need more than is planned.
 """
 
 from __future__ import annotations
 
 import bisect
 import copy
+import operator
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -20,13 +26,10 @@ from labelsieve.confident_learning.summarize import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.errors import InvalidInputError
 from labelsieve.sources.columns import (
     Columns,
-    ListColumns,
-    ObjectFile,
     RemoteTableFile,
     TableFile,
     TableFileSource,
     arrow,
-    as_list_columns,
     columns_of,
     common_length,
     in_one_line,
@@ -37,6 +40,7 @@ from labelsieve.sources.columns import (
 )
 from labelsieve.sources.objects import Prefetcher, ahead_bytes, n_ahead
 from labelsieve.sources.source import ReadFacts, Rows, Source
+from labelsieve.storage.folder import RangedFile
 
 # Bytes that are read at a time from a column on a disk, if there is one; several columns share 16 MB.
 _BUFFER_BYTES: Final = 1 << 20
@@ -49,31 +53,15 @@ _WHOLE_GROUP_BYTES: Final = 64_000_000
 _LEAST_ROWS: Final = 1024
 # Lists whose lengths are read at a time.
 _LISTS: Final = 1 << 14
-# Bytes at the beginning of a page that hold its size, and the size to expect where it is not known.
-_PAGE_HEADER: Final = 32
+# Most bytes of a page of DuckDB, and the default of others, which use what is left of the last page.
+_DUCKDB_PAGE_BYTES: Final = 100 << 20
 _PAGE_BYTES: Final = 1 << 20
 # Copies of a strip that decoding takes: the values, their levels of nesting, and room to grow.
 _DECODING_COPIES: Final = 4
 
 
 class ParquetTable:
-    """An open Parquet file: its columns and row groups. Only its footer is read.
-
-    Parameters
-    ----------
-    name : str
-        What is to be read, for messages.
-    file : TableFile
-        The file, of a known version.
-
-    Attributes
-    ----------
-    names : list of str
-        Names of the columns.
-    where : str
-        Path, or URL without secrets.
-    n_rows : int
-        Number of rows.
+    """An open Parquet file: the names of its columns, its number of rows, and its row groups. Only its footer is read.
 
     Raises
     ------
@@ -82,57 +70,42 @@ class ParquetTable:
     """
 
     def __init__(self, name: str, file: TableFile) -> None:
-        pa = arrow()
         self._file, self.where = file, file.where
         try:
             metadata = _metadata(file)
             with _parquet_file(file, metadata) as opened:
                 self._schema = opened.schema_arrow
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise InvalidInputError(f"{name}: there is no file {file.where}") from None
+        except FileNotFoundError:
+            raise InvalidInputError(f"{name}: there is no file {file.where}") from None
+        except (arrow().ArrowException, OSError) as error:
             raise InvalidInputError(
                 f"{name}: {file.where} is not a readable Parquet file: {in_one_line(error)}"
             ) from error
         self.names: list[str] = self._schema.names
         self.n_rows: int = metadata.num_rows
-        n_leaves = [_n_leaves(field.type) for field in self._schema]
-        self._leaf = np.cumsum([0, *n_leaves])
+        self._leaf = np.cumsum([0, *(_n_leaves(field.type) for field in self._schema)]).tolist()
 
     def source(self, name: str, wanted: Any, *, with_nulls: bool = False) -> ParquetSource:
-        """Return the source of one or more columns.
-
-        Parameters
-        ----------
-        name : str
-            ``labels``, ``pred_probs`` or ``ids``.
-        wanted : str or sequence of str
-            Which columns, as the user says it.
-        with_nulls : bool
-            Whether a label may be null.
-        """
-        metadata, where = _metadata(self._file), self._file.where
+        """Return the source of one or more columns."""
+        metadata = _metadata(self._file)
 
         def list_width(column: str) -> int:
-            leaf = int(self._leaf[self.names.index(column)])
+            leaf = self._leaf[self.names.index(column)]
             groups = map(metadata.row_group, range(metadata.num_row_groups))
-            return common_length(name, column, ((g.num_rows, g.column(leaf).num_values) for g in groups), where)
+            return common_length(name, column, ((g.num_rows, g.column(leaf).num_values) for g in groups), self.where)
 
-        columns = columns_of(name, wanted, self._schema, where, list_width, with_nulls=with_nulls)
-        leaves = [int(self._leaf[self.names.index(column)]) for column in columns.columns]
-        return ParquetSource(self._file, columns, leaves)
+        columns = columns_of(name, wanted, self._schema, self.where, list_width, with_nulls=with_nulls)
+        return ParquetSource(self._file, columns, [self._leaf[self.names.index(one)] for one in columns.columns])
+
+    def arrow_column(self, column: str) -> Any:
+        """Return a column as an Arrow array in chunks, read whole."""
+        with reading(self.where), _parquet_file(self._file, _metadata(self._file)) as opened:
+            return opened.read([column]).column(0)
 
     def list_lengths(self, name: str, column: str, first_list: int) -> list[npt.NDArray[np.int64]]:
         """Return the lengths of the lists of a column in each row group, for which it is decoded.
 
-        Parameters
-        ----------
-        name : str
-            What the lists are, for messages.
-        column : str
-            Name of the column.
-        first_list : int
-            Number of the first list in the table of the user, for messages.
+        In messages, lists are counted from `first_list`, the number of the first one in the table of the user.
         """
         metadata, found = _metadata(self._file), []
         with reading(self.where), _parquet_file(self._file, metadata) as opened:
@@ -149,14 +122,7 @@ class ParquetTable:
     ) -> ParquetListsSource:
         """Return the source of a column of lists, whose items are the rows.
 
-        Parameters
-        ----------
-        name, column, first_list
-            As in `list_lengths`.
-        lengths : sequence of (n,) int64
-            Lengths that the lists of each row group must have.
-        with_nulls : bool
-            Whether a label may be null.
+        `lengths` are those that the lists of each row group must have; `first_list` is that of `list_lengths`.
         """
 
         def inner_width(column: str) -> int:
@@ -168,8 +134,8 @@ class ParquetTable:
             return common_length(name, column, [], self.where)
 
         columns = list_columns_of(name, column, self._schema, self.where, inner_width, with_nulls=with_nulls)
-        leaf = int(self._leaf[self.names.index(column)])
-        return ParquetListsSource(self._file, as_list_columns(columns), leaf, lengths, first_list)
+        leaf = self._leaf[self.names.index(column)]
+        return ParquetListsSource(self._file, replace(columns, of_items=True), leaf, lengths, first_list)
 
 
 class ParquetSource(TableFileSource):
@@ -205,15 +171,16 @@ class ParquetSource(TableFileSource):
         stored = [sum(column.total_compressed_size for column in columns) for columns in sizes]
         decoded = [sum(column.total_uncompressed_size for column in columns) for columns in sizes]
         largest = decoded.index(max(decoded)) if decoded else 0
-        # A page of each column is decompressed whole.
-        page = _page_bytes(file, sizes[largest][0]) if sizes else 0
-        pages = sum(min(column.total_uncompressed_size, page) for column in sizes[largest]) if sizes else 0
+        page = _DUCKDB_PAGE_BYTES if (metadata.created_by or "").startswith("DuckDB") else _PAGE_BYTES
+        pages = [min(column.total_uncompressed_size, page) for column in sizes[largest]] if sizes else [0]
         strip = min(self.n_rows, MAX_STRIP_ROWS) * self.row_bytes
+        # Bytes that are read at a time from each column.
+        self.buffer_bytes = max(_LEAST_BUFFER, min(_BUFFER_BYTES, _ALL_BUFFERS // len(self.leaves)))
         buffers = len(self.leaves) * self.buffer_bytes
         note = (
             (
                 f"row groups of {file.where} have up to {decoded[largest] / 1e6:,.0f} MB in what is read, in pages of "
-                f"{page / 1e6:,.1f} MB, of which {len(self.leaves):,} are decoded at a time"
+                f"up to {max(pages) / 1e6:,.1f} MB, of which {len(self.leaves):,} are decoded at a time"
             )
             if decoded
             else ""
@@ -224,14 +191,9 @@ class ParquetSource(TableFileSource):
         self.facts = ReadFacts(
             is_encoded=True,
             prefetch_bytes=ahead if is_fetched else 0,
-            decoding_bytes=2 * pages + buffers + _DECODING_COPIES * min(strip, STRIP_BYTES),
+            decoding_bytes=2 * sum(pages) + buffers + _DECODING_COPIES * min(strip, STRIP_BYTES),
             decoding_note=note,
         )
-
-    @property
-    def buffer_bytes(self) -> int:
-        """Bytes that are read at a time from each column."""
-        return max(_LEAST_BUFFER, min(_BUFFER_BYTES, _ALL_BUFFERS // len(self.leaves)))
 
     @property
     def row_edges(self) -> npt.NDArray[np.int64]:
@@ -263,7 +225,7 @@ class ParquetListsSource(ParquetSource):
     ----------
     file : TableFile
         The file.
-    columns : ListColumns
+    columns : Columns
         The column, and how its items are read.
     leaf : int
         The number of the column among the stored columns of the file.
@@ -276,7 +238,7 @@ class ParquetListsSource(ParquetSource):
     def __init__(
         self,
         file: TableFile,
-        columns: ListColumns,
+        columns: Columns,
         leaf: int,
         lengths: Sequence[npt.NDArray[np.int64]],
         first_list: int = 0,
@@ -403,7 +365,8 @@ class _ParquetRows(Rows):
                 lambda index: file.read(*blocks[index]), 0, len(blocks), n_ahead(_REQUEST_BYTES)
             )
             self._prefetcher.start()
-            opened: Any = arrow().PythonFile(_PrefetchedFile(file, self._prefetcher, blocks), mode="r")
+            blocks_file = RangedFile(_Blocks(file, self._prefetcher, blocks).read, file.size)
+            opened: Any = arrow().PythonFile(blocks_file, mode="r")
         else:
             opened = file.open()
         self._opened = _parquet_file(file, _metadata(file), source.buffer_bytes, opened, whole=source.loads_groups)
@@ -416,21 +379,19 @@ class _ParquetRows(Rows):
             self._opened.close(force=True)
 
 
-class _PrefetchedFile(ObjectFile):
-    """An object of which some blocks of bytes are prefetched, in the order in which they are read."""
+class _Blocks:
+    """Reads an object of which some blocks of bytes are prefetched, in the order in which they are read."""
 
     def __init__(self, file: RemoteTableFile, prefetcher: Prefetcher, blocks: Sequence[tuple[int, int]]) -> None:
-        super().__init__(file)
-        self._prefetcher, self._blocks = prefetcher, blocks
-        self._starts = [start for start, _ in blocks]
+        self._file, self._prefetcher, self._blocks = file, prefetcher, blocks
         self._index, self._block = -1, b""
 
-    def _read(self, start: int, stop: int) -> bytes:
+    def read(self, start: int, stop: int) -> bytes:
         parts = list[bytes]()
         while start < stop:
-            index = bisect.bisect_right(self._starts, start) - 1
+            index = bisect.bisect_right(self._blocks, start, key=operator.itemgetter(0)) - 1
             if index < 0 or start >= self._blocks[index][1]:  # not in a block, such as the footer
-                return b"".join([*parts, super()._read(start, stop)])
+                return b"".join([*parts, self._file.read(start, stop)])
             if index != self._index:
                 self._index, self._block = index, self._prefetcher.take(index)
             first, end = self._blocks[index]
@@ -474,33 +435,3 @@ def _n_leaves(kind: Any) -> int:
     if not pa.types.is_nested(kind):
         return 1
     return sum(_n_leaves(kind.field(index).type) for index in range(kind.num_fields))
-
-
-def _page_bytes(file: TableFile, column: Any) -> int:
-    """Return the size of the first page of a column in a row group, decompressed, as its header says."""
-    opened = file.open()
-    try:
-        opened.seek(column.data_page_offset)
-        header = opened.read(_PAGE_HEADER)
-    finally:
-        opened.close()
-    return _page_size(header) or _PAGE_BYTES
-
-
-def _page_size(header: bytes) -> int:
-    """Return the second field of a page's header, in Thrift's compact form; 0 if it is not there.
-
-    A field begins with the byte 0x15: the next field, a 32-bit integer. It is zigzag and has 7 bits in each byte.
-    """
-    position, value = 0, 0
-    for _ in range(2):
-        if position >= len(header) or header[position] != 0x15:
-            return 0
-        position, shift, value = position + 1, 0, 0
-        while position < len(header):
-            byte = header[position]
-            value |= (byte & 0x7F) << shift
-            position, shift = position + 1, shift + 7
-            if not byte & 0x80:
-                break
-    return value >> 1

@@ -1,4 +1,4 @@
-"""Folders in which recorders keep row summaries: their files, and the rows of a part.
+"""Folders in which recorders keep row summaries: their files, and the rows of a part; and tables of row summaries.
 
 A folder has ``recorder.json``, with what all parts have in common, and a folder for each part. A part is a chain of
 *segments*, ``000000.rec``, ``000001.rec`` and so on: record files (`labelsieve.storage.checked`) with the rows of
@@ -20,11 +20,12 @@ import math
 import os
 import re
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from typing import Any, Final
 
 import numpy as np
@@ -32,7 +33,6 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.checks import MAX_RANGES, Findings, RowChecks, errors_in, rows_in_words
 from labelsieve.confident_learning.derived import LogitSummarizer
-from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.joint import TOP_CLASSES, TOP_PROBS, TopClassCounter
 from labelsieve.confident_learning.scores import confidence_weighted_entropy, logit_margin, normalized_margin, row_sum
 from labelsieve.confident_learning.summarize import (
@@ -41,7 +41,6 @@ from labelsieve.confident_learning.summarize import (
     RECORDABLE,
     STRIP_BYTES,
     Summarizer,
-    recorded_columns,
 )
 from labelsieve.confident_learning.thresholds import Bools, Floats, Int64s, Ints, SummaryBlock, class_dtype, label_dtype
 from labelsieve.errors import InUseError, InvalidInputError, MemoryLimitError, UnreadableDataError, WorkdirError
@@ -49,7 +48,7 @@ from labelsieve.options import NOTHING, IgnoreLabel, check_whole_number
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.places import is_pattern
 from labelsieve.sources.source import ReadFacts, Rows, Source
-from labelsieve.sources.summaries import ColumnSummaries, SummarySource, check_columns, open_summary_columns
+from labelsieve.sources.summaries import ColumnSummaries, SummarySource, check_columns, summary_columns
 from labelsieve.sources.tables import is_places, open_table
 from labelsieve.storage.checked import DamagedRecordError, Record, RecordLayout, RecordWriter
 from labelsieve.storage.folder import Folder, OutputFile, open_folder
@@ -64,9 +63,36 @@ BLOCK_ROWS: Final = 4096
 BY_NUMBER, BY_POSITION = "rows", "positions"
 # Footers that are read at the same time: each may be a request or two.
 _FOOTER_THREADS: Final = 16
-
 _PART: Final = re.compile(r"part-(\d{5,})")
 _SEGMENT: Final = re.compile(r"(\d{6,})\.rec")
+# Bytes of blocks that an open source holds, of all segments together. With many segments it is a block of each.
+_HELD_BYTES: Final = 32_000_000
+# Numbers of rows that are more than this, and of which at most one in as many was recorded, are taken for names.
+_MOST_GAPS: Final = 1_000_000
+_MOST_TIMES: Final = 10
+# Bytes of rows that are merged at a time, and rows of one column that are read at a time.
+_MERGED_BYTES: Final = 16_000_000
+_ROWS_AT_A_TIME: Final = 1 << 15
+_SHOWN_IDS: Final = 5
+_REPEATED: Final = (
+    "What is repeated must have the same label and the same probabilities: put the model into evaluation mode, and "
+    "check that rows and ids are right"
+)
+# Columns of a table: the label, and the user's numbers and names of its rows.
+LABEL, ROW, ID = "label", "row", "id"
+_COLUMNS: Final = (LABEL, *FIELDS, *RECORDABLE, ROW, ID)
+# Copies of all columns while they are put in order.
+_COPIES: Final = 2
+
+BatchColumns = dict[str, npt.NDArray[Any]]
+
+# Columns that are computed from whole rows, by the name of the method that needs them.
+SCORES: Final[dict[str, Callable[[Floats, Ints], npt.NDArray[np.float64]]]] = {
+    "normalized_margin": normalized_margin,
+    "confidence_weighted_entropy": confidence_weighted_entropy,
+    "logit_margin": logit_margin,
+    "row_sum": row_sum,
+}
 
 
 def part_folder(folder: Folder, part: int) -> Folder:
@@ -74,19 +100,13 @@ def part_folder(folder: Folder, part: int) -> Folder:
     return folder.folder(f"part-{part:05d}")
 
 
-def part_numbers(names: Iterable[str]) -> list[int]:
-    """Return the numbers of the parts among the names of a folder."""
-    return sorted(int(found[1]) for found in map(_PART.fullmatch, names) if found)
-
-
 def segment_name(number: int) -> str:
     """Return the file name of a segment."""
     return f"{number:06d}.rec"
 
 
-def segment_numbers(names: Iterable[str]) -> list[int]:
-    """Return the numbers of the segments among the names of a folder."""
-    return sorted(int(found[1]) for found in map(_SEGMENT.fullmatch, names) if found)
+def _numbers(pattern: re.Pattern[str], names: Iterable[str]) -> list[int]:
+    return sorted(int(found[1]) for found in map(pattern.fullmatch, names) if found)
 
 
 @dataclass(frozen=True)
@@ -113,19 +133,9 @@ class RecorderSettings:
     scores: tuple[str, ...] = ()
     classes_per_row: int = 0
 
-    def to_json(self) -> bytes:
-        """Return the content of ``recorder.json``."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True).encode()
-
     @classmethod
     def read(cls, folder: Folder) -> RecorderSettings | None:
-        """Return the settings of a folder; None if it has none.
-
-        Raises
-        ------
-        UnreadableDataError
-            If the file is not what a recorder writes.
-        """
+        """Return the settings of a folder; None if it has none."""
         try:
             content = folder.read(SETTINGS)
         except (FileNotFoundError, NotADirectoryError):
@@ -139,11 +149,6 @@ class RecorderSettings:
         if written != FORMAT:
             raise UnreadableDataError(f"{folder.where} has format {written} of recordings, this version reads {FORMAT}")
         return settings
-
-    def differences(self, other: RecorderSettings) -> str:
-        """Return in words what differs from `other`."""
-        here, there = asdict(self), asdict(other)
-        return ", ".join(f"{name}={here[name]!r}, not {there[name]!r}" for name in here if here[name] != there[name])
 
 
 @dataclass(frozen=True)
@@ -187,24 +192,14 @@ class Segment:
         """Number of rows."""
         return int(self.layout.rows.sum())
 
-    @property
-    def start(self) -> int:
-        """Number of the first row."""
-        return int(self.first_rows[0])
-
     @cached_property
     def dtypes(self) -> dict[str, np.dtype[Any]]:
         """Native dtypes of the columns."""
         return {name: np.dtype(dtype).newbyteorder("=") for name, dtype in self.layout.columns}
 
-    def moved(self, base: int) -> Segment:
-        """Return the same rows, counted from `base`."""
-        shift = base - self.base
-        return replace(self, first_rows=self.first_rows + shift, base=base, stop=self.stop + shift)
-
     def blocks_of(self, start: int, stop: int) -> tuple[int, int]:
         """Return the blocks ``[first, end)`` that may have some of the rows ``[start, stop)``."""
-        if start >= self.stop or stop <= self.start:
+        if start >= self.stop or stop <= self.first_rows[0]:
             return 0, 0
         first = max(0, int(np.searchsorted(self.first_rows, start, side="right")) - 1)
         return first, int(np.searchsorted(self.first_rows, stop, side="left"))
@@ -221,42 +216,31 @@ class Segment:
 
     @classmethod
     def read(cls, folder: Folder, part: int, number: int) -> Segment:
-        """Read the footer of a segment.
-
-        Raises
-        ------
-        DamagedRecordError
-            If the file is not a whole segment.
-        """
-        inner = part_folder(folder, part)
-        with Record(inner, segment_name(number)) as record:
+        """Read the footer of a segment; raises `DamagedRecordError` if the file is not a whole segment."""
+        inner, name = part_folder(folder, part), segment_name(number)
+        with Record(inner, name) as record:
             header, footer, layout = record.header, record.footer, record.layout
         try:
             if (header["format"], header["part"], header["segment"]) != (FORMAT, part, number):
-                raise DamagedRecordError(f"{inner.where}/{segment_name(number)} is a segment of another part")
+                raise DamagedRecordError(f"{inner.where}/{name} is a segment of another part")
             first_rows = np.array(footer["first_rows"], np.int64)
             facts = int(footer["base"]), int(footer["stop"]), str(footer["by"]), int(footer["n_updated"])
             unlabelled = bool(footer["has_unlabelled"])
         except (KeyError, TypeError, ValueError) as error:
-            raise DamagedRecordError(f"{inner.where}/{segment_name(number)} lacks something") from error
-        return cls(part, f"part-{part:05d}/{segment_name(number)}", layout, first_rows, *facts, unlabelled)
+            raise DamagedRecordError(f"{inner.where}/{name} lacks something") from error
+        return cls(part, f"part-{part:05d}/{name}", layout, first_rows, *facts, unlabelled)
 
 
-def read_part(folder: Folder, part: int) -> list[Segment]:
-    """Return the segments of a part that was closed.
-
-    Raises
-    ------
-    UnreadableDataError
-        If it was not closed, or not all of it is there.
-    """
-    inner, again = part_folder(folder, part), f"Recorder(..., part={part}, resume=True)"
+def _read_part(folder: Folder, part: int) -> list[Segment]:
+    """Return the segments of a part, which must be closed and whole."""
+    inner = part_folder(folder, part)
     names = inner.names()
-    numbers = segment_numbers(names)
+    numbers = _numbers(_SEGMENT, names)
     if CLOSED not in names:
         raise UnreadableDataError(
             f"part {part} of {folder.where} is open: its recorder is still at work or was killed. Close it; or go on "
-            f"after its {len(numbers)} flushes, with {again}; or delete {inner.where} if its rows are not wanted"
+            f"after its {len(numbers)} flushes, with Recorder(..., part={part}, resume=True); or delete {inner.where} "
+            "if its rows are not wanted"
         )
     try:
         n_segments = int(json.loads(inner.read(CLOSED))["segments"])
@@ -264,37 +248,19 @@ def read_part(folder: Folder, part: int) -> list[Segment]:
         raise UnreadableDataError(f"{inner.where}/{CLOSED} is not what a recorder writes") from error
     missing = sorted(set(range(n_segments)) - set(numbers))
     if missing:
-        raise UnreadableDataError(
-            f"part {part} of {folder.where} is torn: {inner.where}/{segment_name(missing[0])} is missing, one of "
-            f"{len(missing)} of {n_segments} files. Delete {inner.where} and record the part again"
-        )
+        what = f"{segment_name(missing[0])} is missing, one of {len(missing)} of {n_segments} files"
+        raise _torn(folder, part, f"{inner.where}/{what}")
     try:
         with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-            return list(pool.map(lambda number: Segment.read(folder, part, number), range(n_segments)))
+            return list(pool.map(partial(Segment.read, folder, part), range(n_segments)))
     except (DamagedRecordError, FileNotFoundError) as error:
-        raise torn(folder, part, error) from error
+        raise _torn(folder, part, error) from error
 
 
-def torn(folder: Folder, part: int, error: Exception) -> UnreadableDataError:
+def _torn(folder: Folder, part: int, why: object) -> UnreadableDataError:
     """Return the error for a part of which something is missing or damaged."""
-    inner = part_folder(folder, part)
-    return UnreadableDataError(
-        f"part {part} of {folder.where} is torn: {error}. Delete {inner.where} and record the part again"
-    )
-
-
-# Dtypes of other libraries, by the last part of their names.
-_FLOATS: Final = frozenset({"float16", "bfloat16", "float32", "float64"})
-
-BatchColumns = dict[str, npt.NDArray[Any]]
-
-# Columns that are computed from whole rows, by the name of the method that needs them.
-SCORES: Final[dict[str, Callable[[Floats, Ints], npt.NDArray[np.float64]]]] = {
-    "normalized_margin": normalized_margin,
-    "confidence_weighted_entropy": confidence_weighted_entropy,
-    "logit_margin": logit_margin,
-    "row_sum": row_sum,
-}
+    again = f"Delete {part_folder(folder, part).where} and record the part again"
+    return UnreadableDataError(f"part {part} of {folder.where} is torn: {why}. {again}")
 
 
 class BatchSummarizer:
@@ -316,7 +282,7 @@ class BatchSummarizer:
         self._summarizer_rows = 0
 
     def columns(self, labels: Ints, probs: Any, findings: Findings) -> BatchColumns:
-        """Return the columns of a batch, and add what is wrong with it to `findings`, by the position in the batch.
+        """Return the columns of a batch of at least one row; without the scores if something is wrong with it.
 
         Parameters
         ----------
@@ -325,10 +291,10 @@ class BatchSummarizer:
         probs : (n, K) ndarray or Bfloat16Rows
             Probabilities or logits.
         findings : Findings
-            Bad or suspicious values.
+            Bad or suspicious values are added to it, by their position in the batch.
         """
-        settings, dtype = self._settings, probs.dtype.newbyteorder("=")
-        step = max(1, min(MAX_STRIP_ROWS, STRIP_BYTES // (settings.n_classes * dtype.itemsize)))
+        dtype = probs.dtype.newbyteorder("=")
+        step = max(1, min(MAX_STRIP_ROWS, STRIP_BYTES // (self._settings.n_classes * dtype.itemsize)))
         summarizer = self._summarizer_of(min(step, len(labels)), dtype)
         parts: list[BatchColumns] = []
         for start in range(0, len(labels), step):
@@ -338,9 +304,8 @@ class BatchSummarizer:
             found = summarizer.findings
             rename_rows(found, np.arange(start, start + len(given)))
             findings.extend(found)
-        if len(parts) == 1:
-            return parts[0]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        # Strips with errors have no scores.
+        return {name: np.concatenate([p[name] for p in parts]) for name in parts[0] if all(name in p for p in parts)}
 
     def _columns_of(self, summarizer: Summarizer, labels: Ints, strip: Floats) -> BatchColumns:
         block: SummaryBlock = summarizer.add(labels, strip)
@@ -369,36 +334,6 @@ class BatchSummarizer:
         return self._summarizer
 
 
-def check_batch(labels: npt.NDArray[Any], pred_probs: Any, n_classes: int) -> None:
-    """Raise unless a batch has labels, and probabilities of all classes for each.
-
-    Parameters
-    ----------
-    labels : array
-        Labels.
-    pred_probs : array of any library
-        Probabilities or logits.
-    n_classes : int
-        Number of classes K.
-
-    Raises
-    ------
-    InvalidInputError
-        Naming the shapes or dtypes.
-    """
-    shape, dtype = tuple(pred_probs.shape), pred_probs.dtype
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        what = f"shape {labels.shape}" if labels.ndim != 1 else f"dtype {labels.dtype}"
-        raise InvalidInputError(f"labels of a batch must be (n,) integers 0..K-1, not of {what}")
-    if len(shape) != 2 or shape[1] != n_classes:
-        raise InvalidInputError(f"pred_probs of a batch must have shape (n, {n_classes:,}), not {shape}")
-    if shape[0] != len(labels):
-        raise InvalidInputError(f"a batch has {len(labels):,} labels and {shape[0]:,} rows of pred_probs")
-    known = dtype.char in "efd" if isinstance(dtype, np.dtype) else str(dtype).rpartition(".")[2] in _FLOATS
-    if not known:
-        raise InvalidInputError(f"pred_probs of a batch must be float16, bfloat16, float32 or float64, not {dtype}")
-
-
 def rename_rows(findings: Findings, numbers: npt.NDArray[Any]) -> None:
     """Replace positions in `numbers` by what is there, in the rows of findings."""
     for kind, finding in list(findings.items()):
@@ -416,12 +351,9 @@ def _largest(probs: Floats, k: int, classes: np.dtype[Any]) -> BatchColumns:
     values = np.take_along_axis(probs, found, axis=1)
     order = np.lexsort((found, -values.astype(np.float64)), axis=1)
     found, values = np.take_along_axis(found, order, axis=1), np.take_along_axis(values, order, axis=1)
-    little = values.dtype.newbyteorder("<"), classes.newbyteorder("<")
-    as_items = [
-        np.ascontiguousarray(array, dtype).view(f"V{k * dtype.itemsize}").reshape(n)
-        for array, dtype in zip((values, found.astype(classes)), little, strict=True)
-    ]
-    return dict(zip((TOP_PROBS, TOP_CLASSES), as_items, strict=True))
+    columns = {TOP_PROBS: values, TOP_CLASSES: found.astype(classes)}
+    little = {name: np.ascontiguousarray(one, one.dtype.newbyteorder("<")) for name, one in columns.items()}
+    return {name: one.view(f"V{k * one.itemsize}").reshape(n) for name, one in little.items()}
 
 
 class PartWriter:
@@ -444,8 +376,8 @@ class PartWriter:
     ----------
     where : str
         The part, for messages.
-    n_committed : int
-        Number of rows that were added and are written.
+    n_committed, n_held : int
+        Number of rows that were added and are written, and of those that are not written yet.
 
     Raises
     ------
@@ -463,37 +395,33 @@ class PartWriter:
         self.where = f"part {part} of {folder.where}"
         self._by: str | None = None
         self._has_ids = False
-        self.n_committed = self._n_segments = 0
-        self._buffer: _Buffer | None = None
+        self.n_committed = self.n_held = self._n_segments = 0
+        self._held: BatchColumns = {}
         self._join()
         with ExitStack() as stack:
             self._check_owned = stack.enter_context(own_folder(self._inner, self.where))
             self._begin(resume=resume)
-            self._stack = stack.pop_all()
-
-    @property
-    def n_given(self) -> int:
-        """Number of rows that were added."""
-        return self.n_committed + (0 if self._buffer is None else self._buffer.n_rows)
+            self.release = stack.pop_all().close
 
     def _join(self) -> None:
         """Begin the folder, or compare its settings."""
-        found = RecorderSettings.read(self._folder)
+        found, here = RecorderSettings.read(self._folder), asdict(self._settings)
         if found is None:
             try:
-                self._folder.write_new(SETTINGS, self._settings.to_json())
+                self._folder.write_new(SETTINGS, json.dumps({"format": FORMAT, **here}, sort_keys=True).encode())
             except FileExistsError:  # another part was faster
                 found = RecorderSettings.read(self._folder)
         if found is not None and found != self._settings:
+            there = asdict(found)
+            differing = ", ".join(f"{k}={here[k]!r}, not {there[k]!r}" for k in here if here[k] != there[k])
             raise InvalidInputError(
-                f"part {self._part} has {self._settings.differences(found)} as {self._folder.where} was begun: all "
-                "parts need the same settings"
+                f"part {self._part} has {differing} as {self._folder.where} was begun: all parts need the same settings"
             )
 
     def _begin(self, *, resume: bool) -> None:
         """Find what is there of this part."""
         names, again = self._inner.names(), f"Delete {self._inner.where}, and record it again"
-        numbers = segment_numbers(names)
+        numbers = _numbers(_SEGMENT, names)
         if not resume and (numbers or CLOSED in names):
             raise InvalidInputError(
                 f"{self.where} exists, with {len(numbers)} flushes: give resume=True to go on with it, another part, "
@@ -531,37 +459,30 @@ class PartWriter:
             ``(n,)`` columns; ``row`` of rows with numbers, and ``id`` of rows with ids.
         """
         self._by, self._has_ids = BY_NUMBER if "row" in columns else BY_POSITION, "id" in columns
-        if self._buffer is not None and not self._buffer.fits(columns):
+        n, dtypes = len(columns["label"]), {name: column.dtype for name, column in columns.items()}
+        fits = self._held and self.n_held + n <= len(self._held["label"])
+        if not fits or any(self._held[k].dtype != one and one.kind != "S" for k, one in dtypes.items()):
             self.flush()
-            self._buffer = None
-        if self._buffer is None:
-            self._buffer = _Buffer(columns, max(self._flush_rows, len(columns["label"])))
-        before = self._buffer.n_rows
-        self._buffer.add(columns)
-        if self._buffer.n_rows < self._flush_rows:
-            return
-        try:
-            self.flush()
-        except BaseException:
-            self._buffer.n_rows = before  # so that the same batch can be added again
-            raise
+            capacity = max(self._flush_rows, n)
+            self._held = {name: np.empty(capacity, dtype) for name, dtype in dtypes.items()}
+        before, self.n_held = self.n_held, self.n_held + n
+        for name, column in columns.items():
+            if column.dtype.itemsize > self._held[name].dtype.itemsize:  # longer strings
+                self._held[name] = self._held[name].astype(column.dtype)
+            self._held[name][before : self.n_held] = column
+        if self.n_held >= self._flush_rows:
+            try:
+                self.flush()
+            except BaseException:
+                self.n_held = before  # so that the same batch can be added again
+                raise
 
     def flush(self) -> None:
-        """Write the rows that were collected as the next segment.
-
-        Raises
-        ------
-        InvalidInputError
-            If a row was added twice with different values since the last flush.
-        InUseError
-            If another writer took over.
-        UnwritableError
-            If they cannot be written. They stay in memory then.
-        """
-        if self._buffer is None or not self._buffer.n_rows:
+        """Write the rows that were collected as the next segment; if that fails, they stay in memory."""
+        if not self.n_held:
             return
         self._check_owned()
-        n_updated, columns = self._buffer.n_rows, self._buffer.columns()
+        n_updated, columns = self.n_held, {name: column[: self.n_held] for name, column in self._held.items()}
         base, stop, first_rows = 0, n_updated, np.arange(0, n_updated, BLOCK_ROWS)
         if self._by == BY_NUMBER:
             columns = self._sorted(columns)
@@ -570,10 +491,10 @@ class PartWriter:
             if stop - base > len(numbers):  # they are not consecutive
                 numbers = numbers - base
                 columns["row"] = numbers.astype(np.uint32) if stop - base <= 1 << 32 else numbers
-        n_rows, content = len(columns["label"]), io.BytesIO()
+        content = io.BytesIO()
         header = {"format": FORMAT, "part": self._part, "segment": self._n_segments, "owner": self._owner}
         writer = RecordWriter(OutputFile(content, self.where), header)
-        for start in range(0, n_rows, BLOCK_ROWS):
+        for start in range(0, len(columns["label"]), BLOCK_ROWS):
             writer.add({name: column[start : start + BLOCK_ROWS] for name, column in columns.items()})
         footer = {"by": self._by, "base": base, "stop": stop, "first_rows": first_rows.tolist(), "n_updated": n_updated}
         writer.finish(footer | {"has_unlabelled": bool((columns["label"] == self._settings.n_classes).any())})
@@ -586,7 +507,7 @@ class PartWriter:
             ) from None
         self._n_segments += 1
         self.n_committed += n_updated
-        self._buffer.n_rows = 0
+        self.n_held = 0
 
     def _sorted(self, columns: BatchColumns) -> BatchColumns:
         """Return the columns in the order of their row numbers, each row once."""
@@ -605,9 +526,7 @@ class PartWriter:
                     f"{self.where}: row {row:,} was given twice with different values: {name} is {column[at]} and "
                     f"{column[at + 1]}{others}. Repeated rows must have the same label and the same probabilities"
                 ).at([(row, row + 1)])
-        once = np.ones(len(rows), np.bool_)
-        once[again + 1] = False
-        return {name: column[once] for name, column in columns.items()} if len(again) else columns
+        return {name: np.delete(column, again + 1) for name, column in columns.items()} if len(again) else columns
 
     def close(self) -> None:
         """Write all rows, and that there are no more."""
@@ -615,64 +534,6 @@ class PartWriter:
         self._check_owned()
         facts = {"segments": self._n_segments, "rows": self.n_committed}
         self._inner.write(CLOSED, json.dumps(facts).encode())
-
-    def release(self) -> None:
-        """Let others write the part."""
-        self._stack.close()
-
-
-class _Buffer:
-    """Columns of rows that are not written yet.
-
-    Parameters
-    ----------
-    columns : dict
-        The first batch, for names and dtypes.
-    capacity : int
-        Number of rows.
-    """
-
-    def __init__(self, columns: BatchColumns, capacity: int) -> None:
-        self._columns: dict[str, npt.NDArray[Any]] = {
-            name: np.empty(capacity, column.dtype) for name, column in columns.items()
-        }
-        self._capacity, self.n_rows = capacity, 0
-
-    def fits(self, columns: BatchColumns) -> bool:
-        """Return whether a batch can be added: there is room, and its dtypes are the same."""
-        same = (
-            column.dtype == self._columns[name].dtype or column.dtype.kind == self._columns[name].dtype.kind == "S"
-            for name, column in columns.items()
-        )
-        return self.n_rows + len(columns["label"]) <= self._capacity and all(same)
-
-    def add(self, columns: BatchColumns) -> None:
-        """Append a batch."""
-        stop = self.n_rows + len(columns["label"])
-        for name, column in columns.items():
-            if column.dtype.itemsize > self._columns[name].dtype.itemsize:  # longer strings
-                self._columns[name] = self._columns[name].astype(column.dtype)
-            self._columns[name][self.n_rows : stop] = column
-        self.n_rows = stop
-
-    def columns(self) -> BatchColumns:
-        """Return all rows, as views."""
-        return {name: column[: self.n_rows] for name, column in self._columns.items()}
-
-
-# Bytes of blocks that an open source holds, of all segments together. With many segments it is a block of each.
-_HELD_BYTES: Final = 32_000_000
-# Numbers of rows that are more than this, and of which at most one in as many was recorded, are taken for names.
-_MOST_GAPS: Final = 1_000_000
-_MOST_TIMES: Final = 10
-# Bytes of rows that are merged at a time.
-_MERGED_BYTES: Final = 16_000_000
-# Rows whose ids are compared at a time.
-_HASHED_ROWS: Final = 1 << 16
-_REPEATED: Final = (
-    "What is repeated must have the same label and the same probabilities: put the model into evaluation mode, and "
-    "check that rows and ids are right"
-)
 
 
 @dataclass(frozen=True)
@@ -687,28 +548,20 @@ class Recording:
         What the parts have in common.
     segments : tuple of Segment
         All segments, with the numbers of their rows.
-    dropped : (m,) int64
-        Of rows that were recorded in order: the ascending positions of those whose id came before.
+    n_rows : int
+        Number of rows: of all that were recorded, or of all up to the largest number.
     """
 
     folder: Folder
     settings: RecorderSettings
     segments: tuple[Segment, ...]
-    dropped: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
+    n_rows: int
 
     @classmethod
     def open(cls, folder: Folder, settings: RecorderSettings) -> Recording:
-        """Read the descriptions of all parts.
-
-        Raises
-        ------
-        InvalidInputError
-            If its parts do not fit each other, or have no rows.
-        UnreadableDataError
-            If a part was not closed, or not all of it is there.
-        """
-        parts = part_numbers(folder.names())
-        segments = [segment for part in parts for segment in read_part(folder, part)]
+        """Read the descriptions of all parts, which must be closed and fit each other."""
+        parts = _numbers(_PART, folder.names())
+        segments = [segment for part in parts for segment in _read_part(folder, part)]
         if not segments:
             raise InvalidInputError(f"{folder.where} has no rows: nothing was recorded")
         ways = {segment.by: segment.part for segment in segments}
@@ -717,70 +570,40 @@ class Recording:
                 f"part {ways[BY_NUMBER]} of {folder.where} was recorded with row numbers, part {ways[BY_POSITION]} "
                 "without: give rows= in all parts or in none"
             )
+        wanted, n_stored = settings.n_rows, sum(segment.n_rows for segment in segments)
         if BY_POSITION in ways:
             segments = _in_order(folder, parts, segments)
-        recording = cls(folder, settings, tuple(segments))
-        if recording.by_position and recording.id_dtype is not None:
-            recording = replace(recording, dropped=repeated_ids(recording))
-        wanted, n_stored = settings.n_rows, sum(segment.n_rows for segment in segments)
-        if wanted is None and recording.n_rows > max(_MOST_GAPS, _MOST_TIMES * n_stored):
+            if wanted not in (None, n_stored):
+                raise InvalidInputError(f"{n_stored:,} rows were recorded in {folder.where}, n_rows is {wanted:,}")
+        n_rows = wanted or max(segment.stop for segment in segments)
+        if wanted is None and n_rows > max(_MOST_GAPS, _MOST_TIMES * n_stored):
             raise InvalidInputError(
-                f"{n_stored:,} rows were recorded in {folder.where}, with numbers up to {recording.n_rows - 1:,}: if "
+                f"{n_stored:,} rows were recorded in {folder.where}, with numbers up to {n_rows - 1:,}: if "
                 "these are names of rows, give them as ids=; otherwise give n_rows="
             )
-        if recording.by_position and wanted not in (None, recording.n_rows):
-            raise InvalidInputError(f"{recording.n_rows:,} rows were recorded in {folder.where}, n_rows is {wanted:,}")
-        return recording
+        return cls(folder, settings, tuple(segments), n_rows)
 
-    @property
-    def by_position(self) -> bool:
-        """Whether rows are numbered in the order of the parts."""
-        return self.segments[0].by == BY_POSITION
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows: of all that were recorded, or of all up to the largest number."""
-        if self.by_position:
-            return sum(segment.n_rows for segment in self.segments) - len(self.dropped)
-        return self.settings.n_rows or max(segment.stop for segment in self.segments)
-
-    def cut(self, start: int, stop: int) -> Recording:
-        """Return the description of the segments with some of the rows ``[start, stop)``, which keep their numbers."""
-        first, end = position_of(self.dropped, start), position_of(self.dropped, stop - 1) + 1
-        return replace(self, segments=tuple(c for c in (s.cut(first, end) for s in self.segments) if c))
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Dtype of the probabilities: the widest of all segments, which holds all values exactly."""
-        dtypes = {segment.dtypes["p_label"] for segment in self.segments}
-        return np.result_type(*dtypes)
-
-    @cached_property
     def may_lack_labels(self) -> bool:
-        """Whether rows may have no label: some were recorded without, or some numbers may never have come."""
+        """Return whether rows may have no label: some were recorded without, or some numbers may never have come."""
         if any(segment.has_unlabelled for segment in self.segments):
             return True
-        if self.by_position or self.settings.n_rows is not None:
-            return False
         # Only of consecutive rows it is known which they are.
-        ranges = sorted((segment.start, segment.stop) for segment in self.segments if "row" not in segment.dtypes)
+        known = [one for one in self.segments if "row" not in one.dtypes]
         stop = 0
-        for first, end in ranges:
+        for first, end in sorted((int(segment.first_rows[0]), segment.stop) for segment in known):
             if first > stop:
                 break
             stop = max(stop, end)
-        return stop < self.n_rows
+        return self.settings.n_rows is None and stop < self.n_rows
 
-    @property
-    def id_dtype(self) -> np.dtype[Any] | None:
-        """Dtype of the ids; None if there are none."""
-        dtypes = [segment.dtypes.get("id") for segment in self.segments]
-        if any(dtype is None for dtype in dtypes):
+    def dtype(self, column: str) -> np.dtype[Any] | None:
+        """Return the dtype of a column, the widest of all segments, which holds all values exactly; None if lacking."""
+        dtypes = [segment.dtypes[column] for segment in self.segments if column in segment.dtypes]
+        if len(dtypes) < len(self.segments):
             return None
-        kinds = {dtype.kind for dtype in dtypes if dtype is not None}
-        if len(kinds) > 1:
+        if len({dtype.kind for dtype in dtypes}) > 1:
             raise InvalidInputError(f"some ids in {self.folder.where} are integers, others strings")
-        return np.result_type(*(dtype for dtype in dtypes if dtype is not None))
+        return np.result_type(*dtypes)
 
 
 def _in_order(folder: Folder, parts: Sequence[int], segments: Sequence[Segment]) -> list[Segment]:
@@ -792,9 +615,10 @@ def _in_order(folder: Folder, parts: Sequence[int], segments: Sequence[Segment])
             "joined in order, so none may be missing"
         )
     moved, row = [], 0
-    for segment in segments:
-        moved.append(segment.moved(row))
-        row += segment.n_rows
+    for one in segments:
+        shift = row - one.base
+        moved.append(replace(one, first_rows=one.first_rows + shift, base=row, stop=one.stop + shift))
+        row += one.n_rows
     return moved
 
 
@@ -830,9 +654,10 @@ class _Recorded(Source):
         return digest.hexdigest()
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:
-        """Return a source that describes only the segments with some of these rows."""
+        """Return a source that describes only the segments with some of these rows, which keep their numbers."""
         part = copy.copy(self)
-        part.recording = self.recording.cut(start, stop)
+        segments = (segment.cut(start, stop) for segment in self.recording.segments)
+        part.recording = replace(self.recording, segments=tuple(one for one in segments if one))
         return part, 0
 
     def reachable(self) -> None:
@@ -842,45 +667,17 @@ class _Recorded(Source):
 
 
 class RecordedRows(_Recorded, SummarySource):
-    """The row summaries of a recording.
-
-    Parameters
-    ----------
-    recording : Recording
-        Where the rows are.
-    """
-
-    def __init__(self, recording: Recording) -> None:
-        self.recording, settings = recording, recording.settings
-        facts = ReadFacts(prefetch_bytes=held_bytes(recording.segments))
-        super().__init__(recording.n_rows, settings.n_classes, recording.dtype, settings.scores, facts)
+    """The row summaries of a recording, whose probabilities have the dtype `dtype`."""
 
     joint_counter = TopClassCounter
 
-    def prepared_for(self, rule: Filter) -> Source:
-        """Return the same rows with the recorded columns that a filter needs, and no others.
-
-        Raises
-        ------
-        InvalidInputError
-            For a filter, or a score, that needs more of each row than was recorded.
-        """
-        settings = rule.settings
-        if rule.n_reads == 1:
-            return super().prepared_for(rule)
-        name = f"filter_by={rule.name!r}" if rule.name else f"rule={settings.rule!r}"
-        if rule.n_reads > 2 or settings.scores_need_rescan:
-            what = f"adjust_pred_probs=True with method={settings.method!r}" if settings.scores_need_rescan else name
-            raise InvalidInputError(
-                f"{what} needs all probabilities of each row, which {self.where} does not hold: give labels and "
-                "pred_probs, or use another filter or score"
-            )
-        if not self.recording.settings.classes_per_row:
-            raise InvalidInputError(
-                f"{name} needs more of each row than its summary: record with classes_per_row=10, say, which keeps "
-                "the 10 largest probabilities, or use filter_by=None or filter_by='predicted_neq_given'"
-            )
-        return self.only(list(recorded_columns(settings, self.recorded).values()))
+    def __init__(self, recording: Recording, dtype: np.dtype[Any]) -> None:
+        self.recording, settings = recording, recording.settings
+        facts = ReadFacts(prefetch_bytes=_held_bytes(recording.segments))
+        super().__init__(recording.n_rows, settings.n_classes, dtype, settings.scores, facts)
+        self.serves_two_reads = settings.classes_per_row > 0
+        if not self.serves_two_reads:
+            self.how_to_serve = ", or for other filters record the largest probabilities, with classes_per_row=10, say"
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # reads begin anywhere
         """Open for the second pass: structured rows with the largest probabilities and their classes."""
@@ -908,7 +705,7 @@ class RecordedColumn(_Recorded):
 
     def __init__(self, recording: Recording, name: str, stored: np.dtype[Any]) -> None:
         dtype = np.dtype(f"U{stored.itemsize}") if stored.kind == "S" else stored
-        super().__init__((recording.n_rows,), dtype, ReadFacts(prefetch_bytes=held_bytes(recording.segments)))
+        super().__init__((recording.n_rows,), dtype, ReadFacts(prefetch_bytes=_held_bytes(recording.segments)))
         self.recording, self.row_dtype = recording, np.dtype([(name, stored)])
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # reads begin anywhere
@@ -929,7 +726,7 @@ def open_recording(
     Raises
     ------
     InvalidInputError
-        If the parts do not fit each other, or have no rows.
+        If the parts do not fit each other, have no rows, or have an id twice without row numbers.
     UnreadableDataError
         If a part was not closed, or not all of it is there.
     """
@@ -940,14 +737,45 @@ def open_recording(
     if settings is None:
         return None
     recording = Recording.open(folder, settings)
-    ignored = settings.n_classes if recording.may_lack_labels else None
-    labels = RecordedColumn(recording, "label", label_dtype(settings.n_classes, ignored))
+    stored, names = recording.dtype("p_label"), recording.dtype(ID)
+    if stored is None:
+        raise UnreadableDataError(f"{folder.where} has files without probabilities")
+    if names is not None and recording.segments[0].by == BY_POSITION:
+        _refuse_repeated_ids(recording, names)
+    ignored = settings.n_classes if recording.may_lack_labels() else None
+    labels = RecordedColumn(recording, LABEL, label_dtype(settings.n_classes, ignored))
     labels.ignored = ignored
-    ids = recording.id_dtype
-    return labels, RecordedRows(recording), None if ids is None else RecordedColumn(recording, "id", ids)
+    return labels, RecordedRows(recording, stored), None if names is None else RecordedColumn(recording, ID, names)
 
 
-def held_bytes(segments: Sequence[Segment]) -> int:
+def _refuse_repeated_ids(recording: Recording, stored: np.dtype[Any]) -> None:
+    """Raise if an id came more than once. Takes 16 bytes for each row."""
+
+    def read() -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        rows = MergedRows(recording, np.dtype([(ID, stored)]))
+        for start in range(0, recording.n_rows, _ROWS_AT_A_TIME):
+            yield start, rows.read(start, min(start + _ROWS_AT_A_TIME, recording.n_rows))[ID]
+
+    hashes = np.empty(recording.n_rows, np.int64)
+    for start, ids in read():
+        hashes[start : start + len(ids)] = ids if stored.kind != "S" else list(map(hash, ids.tolist()))
+    ordered = np.sort(hashes)
+    again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(again):
+        return
+    counts = Counter[Any]()
+    for start, ids in read():
+        counts.update(ids[np.isin(hashes[start : start + len(ids)], again)].tolist())
+    twice = [name.decode() if isinstance(name, bytes) else name for name, n in counts.items() if n > 1]
+    if twice:
+        some = ", ".join(map(repr, twice[:_SHOWN_IDS])) + (", ..." if len(twice) > _SHOWN_IDS else "")
+        raise InvalidInputError(
+            f"{rows_in_words(len(twice), 'id was', 'ids were')} recorded more than once in {recording.folder.where}: "
+            f"{some}. Record each row once, or give rows= too, by which a row that is repeated counts once"
+        )
+
+
+def _held_bytes(segments: Sequence[Segment]) -> int:
     """Return the most bytes of merged rows, and of blocks, that an open source holds of these segments."""
     blocks = sum(_blocks_at_once(one, segments) * BLOCK_ROWS * one.layout.row_bytes for one in segments)
     # While more rows are merged than before, those from before may be in use.
@@ -991,7 +819,7 @@ class _Cursor:
             try:
                 self._held = self.segment.layout.read(self._folder, self.segment.name, index, end)
             except DamagedRecordError as error:
-                raise torn(self._folder, self.segment.part, error) from error
+                raise _torn(self._folder, self.segment.part, error) from error
         return self._held[index - self._first]
 
 
@@ -1040,32 +868,28 @@ class MergedRows(Rows):
         return self._merged[start - self._first : stop - self._first]
 
     def _merge(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Return rows by their numbers, of which those at `dropped` do not count."""
-        dropped = self._recording.dropped
-        if not len(dropped) or stop <= start:
-            return self.read_stored(start, stop)
-        first, end = position_of(dropped, start), position_of(dropped, stop - 1) + 1
-        a, b = np.searchsorted(dropped, [first, end]).tolist()
-        return np.delete(self.read_stored(first, end), dropped[a:b] - first)
-
-    def read_stored(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Return rows by their numbers in the files."""
-        out, seen = self._reused(stop - start), np.zeros(stop - start, np.bool_)
+        """Return rows from the blocks of all segments."""
+        out, seen, names = self._reused(stop - start), np.zeros(stop - start, np.bool_), self._dtype.names or ()
         for cursor in self._cursors:
             for where, columns in cursor.rows(start, stop):
                 if seen[where].any():
                     self._compare(out, seen, where, columns, cursor.segment, start)
                 seen[where] = True
-                for name in self._dtype.names or ():
-                    shown = out[name]
-                    shown[where] = _field_of(columns[name], shown)
+                for name in names:
+                    out[name][where] = _field_of(columns[name], out[name])
         if not seen.all():
             if self._recording.settings.n_rows is not None:
-                self._refuse_gaps(seen, start)
+                gaps = Findings()
+                gaps.add("gap", np.flatnonzero(~seen), start)
+                [finding] = gaps.values()
+                raise InvalidInputError(
+                    f"{finding.n_rows:,} rows were not recorded in {self._recording.folder.where}: {finding.where()} "
+                    f"of {self._recording.n_rows:,}"
+                ).at(finding.ranges)
             # A row that was never recorded is one without a label.
             out[~seen] = np.zeros((), self._dtype)
-            if "label" in (self._dtype.names or ()):
-                out["label"][~seen] = self._recording.settings.n_classes
+            if LABEL in names:
+                out[LABEL][~seen] = self._recording.settings.n_classes
         return out
 
     def _compare(
@@ -1087,27 +911,13 @@ class MergedRows(Rows):
             if not len(differs):
                 continue
             row = start + int(positions[differs[0]])
-            before = self._first_part_with(row)
+            before = next(c.segment.part for c in self._cursors if any(True for _ in c.rows(row, row + 1)))
             others = f", and {len(differs) - 1:,} more rows near it" if len(differs) > 1 else ""
             raise InvalidInputError(
                 f"row {row:,} was recorded twice in {self._recording.folder.where} with different values: {name} is "
                 f"{old[differs[0]]} in part {before} and {new[differs[0]]} in part {segment.part}{others}. "
                 f"{_REPEATED}"
             ).at([(row, row + 1)])
-
-    def _first_part_with(self, row: int) -> int:
-        """Return the first part that has a row."""
-        having = (c.segment.part for c in self._cursors if any(True for _ in c.rows(row, row + 1)))
-        return next(having)
-
-    def _refuse_gaps(self, seen: Bools, start: int) -> None:
-        gaps = Findings()
-        gaps.add("gap", np.flatnonzero(~seen), start)
-        [finding] = gaps.values()
-        raise InvalidInputError(
-            f"{finding.n_rows:,} rows were not recorded in {self._recording.folder.where}: {finding.where()} of "
-            f"{self._recording.n_rows:,}"
-        ).at(finding.ranges)
 
 
 class _OneField(Rows):
@@ -1129,80 +939,6 @@ def _field_of(column: npt.NDArray[Any], shown: npt.NDArray[Any]) -> npt.NDArray[
     return column.view(f"<{shown.dtype.kind}{column.itemsize // width}").reshape(len(column), width)
 
 
-def position_of(dropped: Int64s, row: int) -> int:
-    """Return the position of a row among all that were recorded, of which those at `dropped` do not count."""
-    return row + int(np.searchsorted(dropped - np.arange(len(dropped)), row, side="right"))
-
-
-def repeated_ids(recording: Recording) -> Int64s:
-    """Return the ascending positions of rows whose id came before, with the same values.
-
-    Takes 16 bytes for each row.
-
-    Raises
-    ------
-    InvalidInputError
-        For an id with different values. The message names it, both parts and the values.
-    """
-    stored = recording.id_dtype
-    if stored is None:
-        raise RuntimeError("this recording has ids")
-    n_rows, rows = recording.n_rows, MergedRows(recording, np.dtype([("id", stored)]))
-    hashes = np.empty(n_rows, np.uint64)
-    for start in range(0, n_rows, _HASHED_ROWS):
-        stop = min(start + _HASHED_ROWS, n_rows)
-        hashes[start:stop] = _hashes(rows.read(start, stop)["id"])
-    order = np.argsort(hashes, kind="stable")
-    same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
-    whole = MergedRows(recording, np.dtype([("id", stored), ("label", np.int64), *_fields(RecordedRows(recording))]))
-    seen, found = dict[Any, tuple[int, Any]](), []
-    for position in np.unique(order[np.concatenate((same, same + 1))]).tolist():
-        row = whole.read(position, position + 1)[0].copy()
-        before, values = seen.setdefault(row["id"].item(), (position, row))
-        if before == position:
-            continue
-        if values.tobytes() != row.tobytes():
-            name = next(name for name in row.dtype.names if row[name].tobytes() != values[name].tobytes())
-            parts = [next(s.part for s in recording.segments if s.start <= p < s.stop) for p in (before, position)]
-            shown = row["id"].decode() if isinstance(row["id"], bytes) else row["id"]
-            raise InvalidInputError(
-                f"the id {shown!r} was recorded twice in {recording.folder.where} with different values: {name} is "
-                f"{values[name]} in part {parts[0]} and {row[name]} in part {parts[1]}. {_REPEATED}"
-            )
-        found.append(position)
-    return np.array(found, np.int64)
-
-
-def _fields(rows: RecordedRows) -> list[Any]:
-    return [(name, rows.row_dtype[name]) for name in rows.row_dtype.names or ()]
-
-
-def _hashes(ids: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
-    """Return a number for each id: the same for the same ids, and rarely for others."""
-    if ids.dtype.kind != "S":
-        return ids.astype(np.uint64)
-    width = -(-ids.dtype.itemsize // 8)
-    words = ids.astype(f"S{8 * width}").view("<u8").reshape(len(ids), width)
-    total = np.zeros(len(ids), np.uint64)
-    for place in range(width):
-        mixed = words[:, place] * np.uint64(0x9E3779B97F4A7C15)
-        mixed ^= mixed >> np.uint64(29)
-        total = (total + mixed) * np.uint64(0xBF58476D1CE4E5B9)
-        total ^= total >> np.uint64(32)
-    return total
-
-
-LABEL: Final = "label"
-# Names of columns that a table may have: the user's numbers and names of its rows.
-ROW: Final = "row"
-ID: Final = "id"
-_COLUMNS: Final = (LABEL, *FIELDS, *RECORDABLE, ROW, ID)
-_ROWS_AT_A_TIME: Final = 1 << 15
-# Copies of all columns while they are put in order.
-_COPIES: Final = 2
-# Row numbers that leave more gaps than this, and have at most one row in as many, are taken for names.
-
-
 @dataclass(frozen=True)
 class SummaryTable:
     """Row summaries in place of `labels` and `pred_probs`, for `labelsieve.find_label_issues`.
@@ -1220,11 +956,6 @@ class SummaryTable:
     labels: Any
     pred_probs: SummarySource
     ids: Any = None
-
-    @property
-    def n_classes(self) -> int:
-        """Number of classes K."""
-        return int(self.pred_probs.shape[1])
 
 
 def open_summaries(
@@ -1257,31 +988,25 @@ def open_summaries(
     if n_classes is not None:
         n_classes = check_whole_number("n_classes", n_classes, 2)
     if isinstance(summaries, SummaryTable):
-        if n_classes not in (None, summaries.n_classes):
-            raise InvalidInputError(f"n_classes is {n_classes}, and the summaries are of {summaries.n_classes} classes")
+        known = summaries.pred_probs.shape[1]
+        if n_classes not in (None, known):
+            raise InvalidInputError(f"n_classes is {n_classes}, and the summaries are of {known} classes")
         return summaries
     if isinstance(summaries, str | os.PathLike):
         recorded = open_recording(check_place("summaries", summaries))
         if recorded is not None:
-            return _table_of_recording(*recorded, n_classes, ignore_label)
+            where, known = recorded[1].where, recorded[1].shape[1]
+            if n_classes not in (None, known):
+                raise InvalidInputError(f"n_classes is {n_classes}, and {where} was recorded with {known:,}")
+            if ignore_label is not NOTHING:
+                raise InvalidInputError(f"ignore_label is for the recorder: {where} knows which rows have no label")
+            return SummaryTable(*recorded)
     if is_places(summaries):
         return _open_files(summaries, n_classes, ignore_label, room)
-    table = open_summary_columns("summaries", summaries)
-    check_columns((LABEL, *FIELDS), table.names, table.where)
-    names = [name for name in _COLUMNS if name in table.names]
-    columns = table.columns(names, may_miss=LABEL if ignore_label is None else "")
-    return table_of_columns(columns, _needed(n_classes), table.where, ignore_label)
-
-
-def _table_of_recording(
-    labels: Source, rows: SummarySource, ids: Source | None, n_classes: int | None, ignore_label: IgnoreLabel
-) -> SummaryTable:
-    """Return the folder of a recorder, which knows the number of classes, as a table."""
-    if n_classes not in (None, rows.shape[1]):
-        raise InvalidInputError(f"n_classes is {n_classes}, and {rows.where} was recorded with {rows.shape[1]:,}")
-    if ignore_label is not NOTHING:
-        raise InvalidInputError(f"ignore_label is for the recorder: {rows.where} knows which rows have no label")
-    return SummaryTable(labels, rows, ids)
+    columns, where = summary_columns(
+        summaries, _COLUMNS, (LABEL, *FIELDS), may_miss=LABEL if ignore_label is None else ""
+    )
+    return table_of_columns(columns, n_classes, where, ignore_label)
 
 
 def _open_files(places: Any, n_classes: int | None, ignore_label: IgnoreLabel, room: float) -> SummaryTable:
@@ -1290,8 +1015,7 @@ def _open_files(places: Any, n_classes: int | None, ignore_label: IgnoreLabel, r
     check_columns((LABEL, *FIELDS), table.names, table.where)
     names = [name for name in _COLUMNS if name in table.names]
     columns = {name: table.source(name, name, with_nulls=name == LABEL and ignore_label is None) for name in names}
-    check_dtypes({name: column.dtype for name, column in columns.items()})
-    n_classes = _needed(n_classes)
+    n_classes = _checked(n_classes, {name: column.dtype for name, column in columns.items()})
     if ROW in columns and not _is_in_order(columns[ROW]):
         n_bytes = _COPIES * sum(column.n_rows * column.row_bytes for column in columns.values())
         if n_bytes > room:
@@ -1316,20 +1040,14 @@ def _is_in_order(rows: Source) -> bool:
     return True
 
 
-def _needed(n_classes: int | None) -> int:
-    if n_classes is None:
-        raise InvalidInputError("give n_classes=, the number of classes: a table of summaries does not say it")
-    return n_classes
-
-
 def table_of_columns(
-    columns: Mapping[str, npt.NDArray[Any]], n_classes: int, where: str, ignore_label: IgnoreLabel = NOTHING
+    columns: BatchColumns, n_classes: int | None, where: str, ignore_label: IgnoreLabel = NOTHING
 ) -> SummaryTable:
     """Return columns in memory as a table, with its rows in order. Rows that are not there have no label.
 
     Parameters
     ----------
-    columns : mapping of str to (N,) array
+    columns : dict of str to (N,) array
         The columns, of the same length.
     n_classes : int
         Number of classes K.
@@ -1338,59 +1056,52 @@ def table_of_columns(
     ignore_label : int, str or None, optional
         The label that stands for none.
     """
+    n_classes = _checked(n_classes, {name: column.dtype for name, column in columns.items()})
     columns = dict(columns)
-    check_dtypes({name: column.dtype for name, column in columns.items()})
-    rows = columns.pop(ROW, None)
-    n_rows = 0 if rows is None else check_rows(rows)
+    rows, labels = columns.pop(ROW, None), columns.pop(LABEL)
+    n_rows = 0 if rows is None else _n_rows_of(rows)
     ignored: int | None = None
-    if rows is not None and n_rows > len(rows):
-        columns[LABEL], value = _with_gaps(columns[LABEL], rows, n_rows, ignore_label)
-        # The user's own value, and missing ones, are looked for anyway.
-        known = isinstance(ignore_label, int) or columns[LABEL].dtype.kind not in "iu"
-        ignored = None if known else value
     if rows is not None and n_rows:
-        columns = {
-            name: column if len(column) > len(rows) else _placed(column, rows, n_rows)
-            for name, column in columns.items()
-        }
+        # The user's own value, and missing ones, are looked for anyway.
+        is_known = isinstance(ignore_label, int) or labels.dtype.kind not in "iu"
+        labels, value = _placed_labels(labels, rows, n_rows, ignore_label)
+        ignored = None if is_known or n_rows == len(rows) else value
+        for name, column in columns.items():  # rows without a value have 0, or an empty name
+            placed = np.full(n_rows, "", object) if column.dtype == object else np.zeros(n_rows, column.dtype)
+            placed[rows] = column
+            columns[name] = placed
     ids = columns.pop(ID, None)
-    labels: Any = columns.pop(LABEL)
+    given: Any = labels
     if ignored is not None:
-        labels = ArraySource(labels)
-        labels.ignored = ignored
+        given = ArraySource(labels)
+        given.ignored = ignored
     sources: dict[str, Source] = {name: ArraySource(column) for name, column in columns.items()}
-    return SummaryTable(labels, ColumnSummaries(sources, n_classes, where), ids)
+    return SummaryTable(given, ColumnSummaries(sources, n_classes, where), ids)
 
 
-def _placed(column: npt.NDArray[Any], rows: npt.NDArray[Any], n_rows: int) -> npt.NDArray[Any]:
-    """Return a column with each value at its row; rows without a value have 0, or an empty name."""
-    placed = np.full(n_rows, "", object) if column.dtype == object else np.zeros(n_rows, column.dtype)
-    placed[rows] = column
-    return placed
-
-
-def _with_gaps(
-    labels: npt.NDArray[Any], rows: npt.NDArray[Any], n_rows: int, ignore_label: IgnoreLabel
+def _placed_labels(
+    labels: npt.NDArray[Any], rows: Ints, n_rows: int, ignore_label: IgnoreLabel
 ) -> tuple[npt.NDArray[Any], int]:
     """Return the labels of all rows, and the value of those that have none: `ignore_label`, or one that no row has."""
-    is_number = labels.dtype.kind in "iu" and int(labels.max()) < np.iinfo(np.int64).max
-    if not is_number and ignore_label is not None:
+    value = -1
+    if n_rows == len(rows):
+        placed: npt.NDArray[Any] = np.empty(n_rows, labels.dtype)
+    elif labels.dtype.kind in "iu" and int(labels.max()) < np.iinfo(np.int64).max:
+        value = ignore_label if isinstance(ignore_label, int) else int(labels.max()) + 1
+        placed = np.full(n_rows, value, np.int64)
+    elif ignore_label is None:  # missing, as the labels that are there may be
+        placed = np.full(n_rows, np.nan) if labels.dtype.kind == "f" else np.full(n_rows, None, object)
+    else:
         raise InvalidInputError(
             f"{rows_in_words(n_rows - len(rows), 'row has', 'rows have')} no summary, so label must be integers below "
             f"2**63, not {labels.dtype}; with ignore_label=None it may have names"
         )
-    if is_number:
-        value = ignore_label if isinstance(ignore_label, int) else int(labels.max()) + 1
-        placed: npt.NDArray[Any] = np.full(n_rows, value, np.int64)
-    else:  # missing, as the labels that are there may be
-        value = -1
-        placed = np.full(n_rows, np.nan) if labels.dtype.kind == "f" else np.full(n_rows, None, object)
     placed[rows] = labels
     return placed, value
 
 
-def check_dtypes(dtypes: Mapping[str, np.dtype[Any]]) -> None:
-    """Raise if a column cannot be what its name says."""
+def _checked(n_classes: int | None, dtypes: Mapping[str, np.dtype[Any]]) -> int:
+    """Return the number of classes; raises if it is missing, or a column cannot be what its name says."""
     for name, dtype in dtypes.items():
         if name in (LABEL, ID):
             continue  # checked as labels and as ids are
@@ -1403,16 +1114,13 @@ def check_dtypes(dtypes: Mapping[str, np.dtype[Any]]) -> None:
             f"p_label is {dtypes['p_label']} and p_predicted {dtypes['p_predicted']}: give both the dtype of the "
             "probabilities"
         )
+    if n_classes is None:
+        raise InvalidInputError("give n_classes=, the number of classes: a table of summaries does not say it")
+    return n_classes
 
 
-def check_rows(rows: npt.NDArray[Any]) -> int:
-    """Return the number of rows that row numbers are of, those without a summary included; 0 if they are in order.
-
-    Raises
-    ------
-    InvalidInputError
-        For a row that is given twice, and for numbers that seem to be names.
-    """
+def _n_rows_of(rows: Ints) -> int:
+    """Return the number of rows that row numbers are of, those without a summary included; 0 if they are in order."""
     n_given = len(rows)
     if not n_given or (rows[0] == 0 and rows[-1] == n_given - 1 and bool((rows[1:] > rows[:-1]).all())):
         return 0

@@ -9,10 +9,8 @@ from __future__ import annotations
 import abc
 import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Final, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +19,11 @@ from labelsieve.confident_learning.checks import rows_in_words
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.summarize import FIELDS, RecordedSummarizer, recorded_columns, summary_dtype
 from labelsieve.confident_learning.thresholds import Bools
-from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError
-from labelsieve.sources.columns import missing_column
+from labelsieve.errors import InvalidInputError
+from labelsieve.sources.columns import decoded, missing_column
+from labelsieve.sources.composite import CompositeSource
 from labelsieve.sources.source import MissingRows, ReadFacts, Rows, Source
+from labelsieve.sources.tables import open_memory_table
 
 
 class SummaryRows(Rows):
@@ -61,6 +61,9 @@ class SummarySource(Source):
     """
 
     summarizer = RecordedSummarizer
+    # Whether more of each row is kept, for the second read of a filter, and how it could be.
+    serves_two_reads = False
+    how_to_serve = ""
 
     def __init__(
         self,
@@ -93,16 +96,14 @@ class SummarySource(Source):
             For a filter, or a score, that needs more of each row.
         """
         settings = rule.settings
-        if settings.scores_need_rescan:
-            what = f"adjust_pred_probs=True with method={settings.method!r}"
-        elif rule.name is None:
-            what = f"rule={settings.rule!r}"
-        else:
-            what = f"filter_by={rule.name!r}"
-        if rule.n_reads > 1:
+        if rule.n_reads > 1 + self.serves_two_reads or (rule.n_reads > 1 and settings.scores_need_rescan):
+            what = f"filter_by={rule.name!r}" if rule.name else f"rule={settings.rule!r}"
+            if settings.scores_need_rescan:
+                what = f"adjust_pred_probs=True with method={settings.method!r}"
+            how = self.how_to_serve if rule.n_reads == 2 and not settings.scores_need_rescan else ""
             raise InvalidInputError(
                 f"{what} needs all probabilities of each row, which the summaries ({self.where}) do not hold: give "
-                "labels and pred_probs, or use filter_by=None or filter_by='predicted_neq_given'"
+                f"labels and pred_probs, or use filter_by=None or filter_by='predicted_neq_given'{how}"
             )
         return self.only(list(recorded_columns(settings, self.recorded).values()))
 
@@ -123,7 +124,7 @@ class SummarySource(Source):
         return super().identity() | {"recorded": list(self.recorded)}
 
 
-class ColumnSummaries(SummarySource):
+class ColumnSummaries(CompositeSource, SummarySource):
     """Row summaries in columns that are sources of their own.
 
     Parameters
@@ -139,12 +140,8 @@ class ColumnSummaries(SummarySource):
     def __init__(self, columns: Mapping[str, Source], n_classes: int, where: str = "") -> None:
         first = columns["predicted"]
         self._where, self.columns = where or first.where, dict(columns)
-        super().__init__(
-            first.n_rows,
-            n_classes,
-            columns["p_label"].dtype,
-            [name for name in columns if name not in FIELDS],
-        )
+        recorded = [name for name in columns if name not in FIELDS]
+        SummarySource.__init__(self, first.n_rows, n_classes, columns["p_label"].dtype, recorded)
         self.listed_at = first.listed_at
 
     def _record(self, recorded: Sequence[str]) -> None:
@@ -154,7 +151,8 @@ class ColumnSummaries(SummarySource):
         fields = [(name, self.columns[name].dtype.newbyteorder("=")) for name in self.columns]
         self.row_dtype = np.dtype(fields, align=True)
         self.row_bytes = sum(dtype.itemsize for _, dtype in fields)
-        self.facts = ReadFacts.joined(one.facts for one in self.columns.values())
+        self.children, self.begins = tuple(self.columns.values()), (0,) * len(fields)
+        self.facts = ReadFacts.joined(one.facts for one in self.children)
 
     @property
     def where(self) -> str:
@@ -164,29 +162,27 @@ class ColumnSummaries(SummarySource):
     @property
     def arrays(self) -> Sequence[Source]:
         """The summaries of each stored table, one after the other."""
-        parts = {name: column.arrays for name, column in self.columns.items()}
-        lengths = {tuple(array.n_rows for array in arrays) for arrays in parts.values()}
-        if len(lengths) > 1 or len(next(iter(lengths))) == 1:
+        arrays = [column.arrays for column in self.children]
+        if len(arrays[0]) == 1 or len({tuple(array.n_rows for array in some) for some in arrays}) > 1:
             return [self]
-        tables = (dict(zip(parts, arrays, strict=True)) for arrays in zip(*parts.values(), strict=True))
+        tables = (dict(zip(self.columns, some, strict=True)) for some in zip(*arrays, strict=True))
         return [ColumnSummaries(table, self.shape[1]) for table in tables]
 
     @property
     def read_row_bytes(self) -> int:
         """Bytes of a row before it is converted."""
-        return sum(column.read_row_bytes for column in self.columns.values())
+        return sum(column.read_row_bytes for column in self.children)
 
     @property
     def row_edges(self) -> npt.NDArray[np.int64] | None:
         """The rows at which what is decoded together ends, in any column."""
-        edges = [column.row_edges for column in self.columns.values()]
-        known = [one for one in edges if one is not None]
+        known = [edges for edges in (column.row_edges for column in self.children) if edges is not None]
         return np.unique(np.concatenate(known)) if known else None
 
     @property
     def version_rows(self) -> int | None:
         """Number of consecutive rows that have a version of their own, if it is the same for all columns."""
-        versions = {column.version_rows for column in self.columns.values()}
+        versions = {column.version_rows for column in self.children}
         return versions.pop() if len(versions) == 1 else None
 
     def open_raw(self, start: int = 0, stop: int | None = None) -> Rows:
@@ -194,33 +190,20 @@ class ColumnSummaries(SummarySource):
         return _ColumnRows(self, start, stop)
 
     def _content(self) -> Any:
-        contents = [column.identity()["content"] for column in self.columns.values()]
+        contents = [column.identity()["content"] for column in self.children]
         return None if None in contents else contents
 
     def identity(self) -> dict[str, Any]:
         """Return the facts that identify the summaries: those of all columns."""
         return super().identity() | {"columns": {name: column.identity() for name, column in self.columns.items()}}
 
-    def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
-        """Return a digest of those of all columns."""
-        parts = zip(*(column.part_identities(ranges) for column in self.columns.values()), strict=True)
-        names = ",".join(self.columns)
-        return [
-            hashlib.blake2b("\n".join([type(self).__name__, names, *found]).encode(), digest_size=16).hexdigest()
-            if all(found)
-            else ""
-            for found in parts
-        ]
+    def pieces(self, start: int, stop: int) -> list[tuple[int, int, int]]:
+        """Return the same rows of all columns."""
+        return [(number, start, stop) for number in range(len(self.children))]
 
-    def note_version(self) -> None:
-        """Note the version of every column."""
-        for column in self.columns.values():
-            column.note_version()
-
-    def check_version(self) -> None:
-        """Compare the version of every column."""
-        for column in self.columns.values():
-            column.check_version()
+    def _digest(self, start: int, stop: int, parts: Sequence[str]) -> str:  # noqa: ARG002  # of the parts alone
+        lines = [type(self).__name__, ",".join(self.columns), *parts]
+        return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
     def missing_rows(self) -> MissingRows | None:
         """Return the rows whose predicted class is not stored."""
@@ -228,13 +211,11 @@ class ColumnSummaries(SummarySource):
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:
         """Return a source that holds these rows, and the row at which it begins."""
-        parts = {name: column.part(start, stop) for name, column in self.columns.items()}
-        origins = {origin for _, origin in parts.values()}
-        if len(origins) > 1:
+        parts = [column.part(start, stop) for column in self.children]
+        if len({(column.n_rows, origin) for column, origin in parts}) > 1:
             return self, 0
-        columns = {name: column for name, (column, _) in parts.items()}
-        n_rows = {column.n_rows for column in columns.values()}
-        return (ColumnSummaries(columns, self.shape[1], self._where), origins.pop()) if len(n_rows) == 1 else (self, 0)
+        columns = dict(zip(self.columns, (column for column, _ in parts), strict=True))
+        return ColumnSummaries(columns, self.shape[1], self._where), parts[0][1]
 
 
 class _ColumnRows(SummaryRows):
@@ -261,43 +242,52 @@ class _ColumnRows(SummaryRows):
             column.close()
 
 
-@dataclass(frozen=True)
-class TableColumns:
-    """A table in memory.
+def summary_columns(
+    table: Any, wanted: Sequence[str], needed: Sequence[str], may_miss: str = ""
+) -> tuple[dict[str, npt.NDArray[Any]], str]:
+    """Return columns of a table in memory as ``(N,)`` arrays, and what the table is, for messages.
 
     Parameters
     ----------
-    where : str
-        What it is, for messages.
-    names : sequence of str
-        Names of its columns.
-    get : callable
-        Returns some columns by name, as the package has them; called once, since a query may have to run.
+    table : dict of arrays, structured array, or table of pandas, Polars, Arrow or DuckDB
+        Other objects with the Arrow C stream interface are tables too.
+    wanted : sequence of str
+        Columns to return, of those that the table has.
+    needed : sequence of str
+        Columns that it must have.
+    may_miss : str
+        A column that may have missing values, which are None.
+
+    Raises
+    ------
+    InvalidInputError
+        For a column that the table does not have once; for missing values; for anything but one value in each row, and
+        for columns of different lengths.
+    InputTypeError
+        For an object that is not a table.
     """
-
-    where: str
-    names: Sequence[str]
-    get: Callable[[Sequence[str]], Mapping[str, Any]]
-
-    def columns(self, wanted: Sequence[str], may_miss: str = "") -> dict[str, npt.NDArray[Any]]:
-        """Return columns as ``(N,)`` arrays; that called `may_miss` may have missing values, which are None.
-
-        Raises
-        ------
-        InvalidInputError
-            For a column that the table does not have once; for missing values; for anything but one value in each row,
-            and for columns of different lengths.
-        """
-        check_columns(wanted, self.names, self.where)
-        given = self.get(wanted)
-        found = {name: column_values(name, given[name], keep_missing=name == may_miss) for name in wanted}
-        for name, column in found.items():
-            if len(column) != len(found[wanted[0]]):
-                raise InvalidInputError(
-                    f"{self.where} has {len(found[wanted[0]]):,} values in the column {wanted[0]} and {len(column):,} "
-                    f"in {name}: all columns need one value for each row"
-                )
-        return found
+    given: Any = table
+    if isinstance(table, Mapping):
+        names, where = list(table), f"the {type(table).__name__} summaries"
+    elif isinstance(table, np.ndarray) and table.dtype.names:
+        names, where = list(table.dtype.names), "the structured array summaries"
+    elif type(table).__name__ == "DataFrame" and type(table).__module__.startswith("pandas."):
+        names, where = list(table.columns), "the pandas DataFrame summaries"
+    else:
+        opened = open_memory_table(table, "summaries")
+        names, where = opened.names, opened.where
+        given = opened.to_arrow([name for name in wanted if names.count(name) == 1])
+    check_columns(needed, names, where)
+    present = [name for name in wanted if name in names]
+    check_columns(present, names, where)
+    found = {name: column_values(name, given[name], keep_missing=name == may_miss) for name in present}
+    for name, column in found.items():
+        if len(column) != len(found[present[0]]):
+            raise InvalidInputError(
+                f"{where} has {len(found[present[0]]):,} values in the column {present[0]} and {len(column):,} in "
+                f"{name}: all columns need one value for each row"
+            )
+    return found, where
 
 
 def check_columns(wanted: Sequence[str], names: Sequence[str], where: str) -> None:
@@ -305,68 +295,6 @@ def check_columns(wanted: Sequence[str], names: Sequence[str], where: str) -> No
     for name in wanted:
         if list(names).count(name) != 1:
             raise InvalidInputError(missing_column(name, names, where, wanted))
-
-
-def open_summary_columns(name: str, table: Any) -> TableColumns:  # one return for each kind of table
-    """Open a table in memory.
-
-    Parameters
-    ----------
-    name : str
-        Argument of the user, for messages.
-    table : dict of arrays, structured array, or table of pandas, Polars, Arrow or DuckDB
-        Other objects with the Arrow C stream interface are tables too.
-
-    Raises
-    ------
-    InputTypeError
-        For anything else.
-    MissingDependencyError
-        For an object that only pyarrow can read, if it is not installed.
-    """
-    package, kind = type(table).__module__.partition(".")[0], type(table).__name__
-    if isinstance(table, Mapping):
-        return TableColumns(f"the {kind} {name}", list(table), partial(_items, table))
-    if isinstance(table, np.ndarray) and table.dtype.names:
-        return TableColumns(f"the structured array {name}", table.dtype.names, partial(_items, table))
-    if kind == "DataFrame" and package in ("pandas", "polars"):
-        return TableColumns(f"the {package} table {name}", list(table.columns), partial(_items, table))
-    if kind == "LazyFrame":
-        raise InputTypeError(f"{name} is a LazyFrame, which is not computed yet: give {name}.collect()")
-    if kind == "DuckDBPyRelation":
-        return TableColumns(f"the DuckDB relation {name}", list(table.columns), partial(_run_query, table))
-    if hasattr(table, "column_names") and callable(getattr(table, "column", None)):
-        return TableColumns(f"the Arrow table {name}", list(table.column_names), partial(_arrow_columns, table))
-    if hasattr(table, "__arrow_c_stream__"):
-        try:
-            import pyarrow as pa
-        except ImportError as error:
-            raise MissingDependencyError(f"Reading a table of {package}", "parquet") from error
-        try:
-            read = pa.table(table)
-        except (pa.ArrowException, TypeError, ValueError) as error:
-            raise InputTypeError(f"{name} must be a table, but a {package} {kind} has no columns: {error}") from error
-        return TableColumns(f"the table {name}", list(read.column_names), partial(_arrow_columns, read))
-    raise InputTypeError(
-        f"{name} must be a table: a dict of arrays, a table of pandas, Polars, Arrow or DuckDB, or a path; not {kind}"
-    )
-
-
-def _items(table: Any, names: Sequence[str]) -> dict[str, Any]:
-    return {name: table[name] for name in names}
-
-
-def _arrow_columns(table: Any, names: Sequence[str]) -> dict[str, Any]:
-    return {name: table.column(name) for name in names}
-
-
-def _run_query(relation: Any, names: Sequence[str]) -> Mapping[str, Any]:
-    for name, kind in zip(relation.columns, map(str, relation.types), strict=True):
-        if name in names and kind.startswith("DECIMAL"):
-            raise InvalidInputError(f"the column {name} is {kind}: cast it to DOUBLE or FLOAT")
-    quoted = ('"' + name.replace('"', '""') + '"' for name in names)
-    found: Mapping[str, Any] = relation.project(", ".join(quoted)).fetchnumpy()
-    return found
 
 
 def column_values(name: str, values: Any, *, keep_missing: bool = False) -> npt.NDArray[Any]:
@@ -377,17 +305,14 @@ def column_values(name: str, values: Any, *, keep_missing: bool = False) -> npt.
     InvalidInputError
         For missing values that are not kept, and for anything but one value in each row. NaN is not missing.
     """
-    package = type(values).__module__.partition(".")[0]
-    missing_in, convert = {"pandas": _PANDAS, "polars": _POLARS, "pyarrow": _ARROW}.get(package, _OTHER)
-    missing = missing_in(values)
-    if missing is not None and missing.any():
-        if not keep_missing:
-            _refuse_missing(name, missing)
+    missing = _missing_in(values)
+    if missing.any() and keep_missing:
         kept: npt.NDArray[Any] = np.empty(len(missing), object)
-        kept[:] = values.to_pylist() if package == "pyarrow" else list(values)
+        kept[:] = values.to_pylist() if hasattr(values, "to_pylist") else list(values)
         kept[missing] = None
         return kept
-    array = convert(name, values)
+    _refuse_missing(name, missing)
+    array = _to_numpy(name, values)
     if array.ndim != 1:
         raise InvalidInputError(f"the column {name} has shape {array.shape}: it needs one value for each row")
     if array.dtype == object:
@@ -399,53 +324,31 @@ def column_values(name: str, values: Any, *, keep_missing: bool = False) -> npt.
     return array
 
 
-def _missing_in_pandas(values: Any) -> Bools | None:
-    # NaN in a column of floats is a value, which the scan finds.
-    return None if getattr(values.dtype, "kind", "O") == "f" else np.asarray(values.isna())
+def _missing_in(values: Any) -> Bools:
+    """Return which values are missing; NaN among floats is a value, which the scan finds."""
+    package = type(values).__module__.partition(".")[0]
+    if package == "pandas" and getattr(values.dtype, "kind", "O") != "f":
+        return np.asarray(values.isna())
+    if package in ("polars", "pyarrow"):
+        return np.asarray(values.is_null())
+    return np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else np.zeros(0, np.bool_)
 
 
-def _of_pandas(_: str, values: Any) -> npt.NDArray[Any]:
-    dtype = values.dtype
-    kind, is_numpy = getattr(dtype, "kind", "O"), isinstance(dtype, np.dtype)
-    if kind in "iuf" and not is_numpy:
-        floats = {"na_value": np.nan} if kind == "f" else {}
-        return np.asarray(values.to_numpy(dtype=f"{kind}{dtype.itemsize}", **floats))
-    return np.asarray(values)
-
-
-def _missing_in_polars(values: Any) -> Bools | None:
-    return np.asarray(values.is_null()) if values.null_count() else None
-
-
-def _missing_in_arrow(values: Any) -> Bools | None:
-    return np.asarray(values.is_null().to_numpy(zero_copy_only=False)) if values.null_count else None
-
-
-def _of_arrow(name: str, values: Any) -> npt.NDArray[Any]:
-    if str(values.type).startswith(("decimal", "list", "large_list", "fixed_size_list", "struct", "map")):
-        raise InvalidInputError(f"the column {name} has the type {values.type}: it needs one number for each row")
-    if hasattr(values.type, "index_type"):  # dictionary-encoded
-        values = values.cast(values.type.value_type)
-    # One chunk is not copied.
-    return np.asarray(values.to_numpy(zero_copy_only=False))
-
-
-def _missing_in_other(values: Any) -> Bools | None:
-    return np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
-
-
-def _of_other(name: str, values: Any) -> npt.NDArray[Any]:
+def _to_numpy(name: str, values: Any) -> npt.NDArray[Any]:
+    package, dtype = type(values).__module__.partition(".")[0], getattr(values, "dtype", None)
+    if package == "pyarrow":
+        if str(values.type).startswith(("decimal", "list", "large_list", "fixed_size_list", "struct", "map")):
+            raise InvalidInputError(f"the column {name} has the type {values.type}: it needs one number for each row")
+        if hasattr(values.type, "index_type"):
+            values = decoded(values)
+        return np.asarray(values.to_numpy(zero_copy_only=False))  # one chunk is not copied
+    if package == "pandas" and not isinstance(dtype, np.dtype | None) and dtype.kind in "iuf":
+        floats = {"na_value": np.nan} if dtype.kind == "f" else {}
+        return np.asarray(values.to_numpy(dtype=f"{dtype.kind}{dtype.itemsize}", **floats))
     try:
         return np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInputError(f"the column {name} is not an array: {error}") from error
-
-
-# How each package marks missing values, and how a column without any becomes an array.
-_PANDAS: Final = (_missing_in_pandas, _of_pandas)
-_POLARS: Final = (_missing_in_polars, lambda _, values: np.asarray(values.to_numpy()))
-_ARROW: Final = (_missing_in_arrow, _of_arrow)
-_OTHER: Final = (_missing_in_other, _of_other)
 
 
 def _refuse_missing(name: str, missing: Bools) -> None:

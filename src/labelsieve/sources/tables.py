@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import glob
 import itertools
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.arrow import ArrowTable, BatchesSource
 from labelsieve.sources.columns import (
-    Columns,
     LocalTableFile,
     RemoteTableFile,
     TableFile,
@@ -24,24 +23,17 @@ from labelsieve.sources.columns import (
 )
 from labelsieve.sources.composite import ShardsSource
 from labelsieve.sources.names import category_names
-from labelsieve.sources.objects import ObjectStore
 from labelsieve.sources.parquet import ParquetTable
-from labelsieve.sources.places import is_pattern, local_path, open_all, url_beside
-from labelsieve.sources.source import Source, natural_key
-from labelsieve.storage.remote import check_place, is_url, is_web, without_query
+from labelsieve.sources.places import expand, is_pattern, local_path, open_all
+from labelsieve.sources.source import Source
+from labelsieve.storage.remote import check_place, is_url, without_query
 
 
 class MemoryTable:
-    """A table in memory. Only the columns that are named are converted to Arrow.
+    """A table in memory. Only the columns that are named are converted to Arrow."""
 
-    Parameters
-    ----------
-    data : object
-        As the user gives it.
-    """
-
-    def __init__(self, data: Any) -> None:
-        self._data, self.where = data, f"the {_kind(data)}"
+    def __init__(self, data: Any, where: str) -> None:
+        self._data, self.where = data, where
         self.names: list[str] = _names(data)
 
     def taken(self, named: Mapping[str, Any]) -> MemoryTable:
@@ -50,49 +42,62 @@ class MemoryTable:
         A query runs each time that its rows are asked for, and may give them in another order each time.
         """
         chosen = [choose_columns(name, wanted, self.names, self.where) for name, wanted in named.items()]
-        found = MemoryTable(_to_arrow(self._data, list(dict.fromkeys(itertools.chain(*chosen)))))
-        found.where = self.where
-        return found
+        return MemoryTable(self.to_arrow(list(dict.fromkeys(itertools.chain(*chosen)))), self.where)
 
-    def arrow_column(self, name: str, wanted: Any) -> Any:
+    def arrow_column(self, column: str) -> Any:
         """Return one column as an Arrow array in chunks."""
-        [column] = choose_columns(name, wanted, self.names, self.where)
-        return _to_arrow(self._data, [column]).column(0)
+        return self.to_arrow([column]).column(0)
 
     def source(self, name: str, wanted: Any, *, with_nulls: bool = False) -> Source:
         """Return the source of one or more columns."""
-        chosen = choose_columns(name, wanted, self.names, self.where)
-        table = _to_arrow(self._data, list(chosen))
+        table = self.to_arrow(list(choose_columns(name, wanted, self.names, self.where)))
 
         def list_width(column: str) -> int:
             counts = [(len(chunk), len(chunk.flatten())) for chunk in table.column(column).chunks]
             return common_length(name, column, counts, self.where)
 
-        columns: Columns = columns_of(
-            name,
-            list(chosen) if len(chosen) > 1 else chosen[0],
-            table.schema,
-            self.where,
-            list_width,
-            with_nulls=with_nulls,
-        )
-        return BatchesSource.of_table(
-            table.combine_chunks().to_batches() if columns.width is None else table.to_batches(), columns
-        )
+        several = table.column_names if len(table.column_names) > 1 else table.column_names[0]
+        columns = columns_of(name, several, table.schema, self.where, list_width, with_nulls=with_nulls)
+        table = table.combine_chunks() if columns.width is None else table
+        return BatchesSource.of_table(table.to_batches(), columns)
 
     def batches(self, columns: tuple[str, ...]) -> list[Any]:
         """Return all record batches with these columns."""
-        batches: list[Any] = _to_arrow(self._data, list(columns)).to_batches()
+        batches: list[Any] = self.to_arrow(list(columns)).to_batches()
         return batches
 
+    def to_arrow(self, columns: list[str]) -> Any:
+        """Return some columns as a ``pyarrow.Table``, without a copy where the package of the table has none to make.
 
-def open_memory_table(data: Any) -> MemoryTable:
+        Any object with Arrow's ``__arrow_c_stream__`` will do; some packages convert only the columns that are meant.
+        """
+        data, pa, package = self._data, arrow(), _package(self._data)
+        if isinstance(data, dict):
+            arrays = {column: _to_array(column, data[column]) for column in columns}
+            if len(set(map(len, arrays.values()))) > 1:
+                lengths = ", ".join(f"{column!r} has {len(array):,}" for column, array in arrays.items())
+                raise InvalidInputError(f"data: the columns of the dict differ in their number of rows: {lengths}")
+            return pa.table(arrays)
+        if package == "datasets":
+            # Rows that were selected or shuffled are copied into order; others are those of the mapped files.
+            in_order = getattr(data, "_indices", None) is None
+            data = data.data.table if in_order else data.select_columns(columns).with_format("arrow")[:]
+        elif package == "duckdb":
+            data = data.project(", ".join('"' + column.replace('"', '""') + '"' for column in columns))
+        elif package in ("pandas", "polars"):
+            data = data[columns]
+        return pa.table(data).select(columns)
+
+
+def open_memory_table(data: Any, argument: str = "data") -> MemoryTable:
     """Open a table in memory.
 
     Parameters
     ----------
     data : pandas.DataFrame, polars.DataFrame, pyarrow.Table, duckdb.DuckDBPyRelation, datasets.Dataset, dict of arrays
         Or any object with Arrow's ``__arrow_c_stream__`` that can be read more than once.
+    argument : str
+        The argument of the user that it is, for messages.
 
     Raises
     ------
@@ -100,7 +105,8 @@ def open_memory_table(data: Any) -> MemoryTable:
         For anything else; with what to give instead of a lazy frame, a stream or several splits.
     """
     arrow()
-    kind = _kind(data)
+    package = _package(data)
+    kind = type(data).__name__ if package == "builtins" else f"{package} {type(data).__name__}"
     instead = {
         "polars LazyFrame": "give its .collect(), or the files that it reads",
         "pyarrow RecordBatchReader": "it can be read only once: give its .read_all(), or store it as a Parquet file",
@@ -109,25 +115,21 @@ def open_memory_table(data: Any) -> MemoryTable:
         "dask DataFrame": "give its .compute(), or store it with .to_parquet() and give the folder",
     }
     if kind in instead:
-        raise InputTypeError(f"data is a {kind}: {instead[kind]}")
-    known = _package(data) in ("pandas", "polars", "pyarrow", "duckdb", "datasets") and _names(data)
+        raise InputTypeError(f"{argument} is a {kind}: {instead[kind]}")
+    names = _names(data)
+    known = package in ("pandas", "polars", "pyarrow", "duckdb", "datasets") and names
     if not known and not isinstance(data, dict) and not hasattr(data, "__arrow_c_stream__"):
         raise InputTypeError(
-            "data must be a path, a URL, a pattern or a list of Parquet or Arrow files, or a table of pandas, Polars, "
-            f"Arrow, DuckDB or Hugging Face datasets; not {type(data).__name__}"
+            f"{argument} must be a path, a URL, a pattern or a list of Parquet or Arrow files, or a table of pandas, "
+            f"Polars, Arrow, DuckDB or Hugging Face datasets; not {type(data).__name__}"
         )
-    if not len(_names(data)):
-        raise InvalidInputError(f"data: the {kind} has no columns")
-    return MemoryTable(data)
+    if not names:
+        raise InvalidInputError(f"{argument}: the {kind} has no columns")
+    return MemoryTable(data, f"the {kind}")
 
 
 def _package(data: Any) -> str:
     return type(data).__module__.partition(".")[0].removeprefix("_")
-
-
-def _kind(data: Any) -> str:
-    package = _package(data)
-    return type(data).__name__ if package == "builtins" else f"{package} {type(data).__name__}"
 
 
 def _names(data: Any) -> list[str]:
@@ -138,37 +140,11 @@ def _names(data: Any) -> list[str]:
         names = getattr(data, attribute, None)
         if names is not None and not callable(names):
             return list(names)
-    if not hasattr(data, "__arrow_c_stream__"):
-        return []
     pa = arrow()
     try:
-        return list(pa.table(data).column_names)
+        return list(pa.table(data).column_names) if hasattr(data, "__arrow_c_stream__") else []
     except (pa.ArrowException, TypeError, ValueError):  # one column, such as a Series, is no table
         return []
-
-
-def _to_arrow(data: Any, columns: list[str]) -> Any:  # noqa: PLR0911  # one return per kind of table reads best
-    """Return some columns as a ``pyarrow.Table``, without a copy where the package of the table has none to make."""
-    pa, package = arrow(), _package(data)
-    if isinstance(data, dict):
-        arrays = {column: _to_array(column, data[column]) for column in columns}
-        if len(set(map(len, arrays.values()))) > 1:
-            lengths = ", ".join(f"{column!r} has {len(array):,}" for column, array in arrays.items())
-            raise InvalidInputError(f"data: the columns of the dict differ in their number of rows: {lengths}")
-        return pa.table(arrays)
-    if package == "pandas":
-        return pa.Table.from_pandas(data[columns], preserve_index=False)
-    if package == "duckdb":
-        quoted = ", ".join('"' + column.replace('"', '""') + '"' for column in columns)
-        return pa.table(data.project(quoted))
-    if package == "datasets":
-        # Rows that were selected or shuffled are copied into order; otherwise the table is that of the mapped files.
-        if getattr(data, "_indices", None) is None:
-            return data.data.table.select(columns)
-        return data.select_columns(columns).with_format("arrow")[:]
-    if package in ("polars", "pyarrow"):
-        return pa.table(data.select(columns))
-    return pa.table(data).select(columns)
 
 
 def _to_array(column: str, values: Any) -> Any:
@@ -185,28 +161,13 @@ def _to_array(column: str, values: Any) -> Any:
 # Suffixes of files that are tables, where a folder has other files too.
 TABLE_SUFFIXES: Final = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
 
-Place = str | os.PathLike[str]
-
-
-class Table(Protocol):
-    """An open table.
-
-    Attributes
-    ----------
-    names : list of str
-        Names of the columns.
-    where : str
-        Path, URL without secrets, or kind of object, for messages.
-    """
-
-    names: list[str]
-    where: str
-
-    def source(self, name: str, wanted: Any, *, with_nulls: bool = False) -> Source:
-        """Return the source of the columns that the user means by `wanted`, called `name` in messages.
-
-        `with_nulls` accepts nulls among labels.
-        """
+# The first bytes of the files of each format, and what opens them, given the argument's name and the file. What is
+# opened has `names`, `where` and `n_rows`, and the methods `source` and `arrow_column` of `ParquetTable`.
+TABLES: Final[dict[bytes, Callable[[str, TableFile], ParquetTable | ArrowTable]]] = {
+    b"PAR1": ParquetTable,
+    b"ARROW1": ArrowTable,
+    b"\xff\xff\xff\xff": ArrowTable,  # the stream format
+}
 
 
 def open_columns(
@@ -235,13 +196,10 @@ def open_columns(
     InputTypeError
         For an object that is not a table, or if neither labels nor probabilities are columns of it.
     """
-    texts = isinstance(pred_probs, list | tuple) and all(isinstance(one, str) for one in pred_probs)
-    wanted = {
-        "labels": labels if isinstance(labels, str) else None,
-        "pred_probs": pred_probs if isinstance(pred_probs, str) or texts else None,
-        "ids": ids if isinstance(ids, str) else None,
-    }
-    named = {name: one for name, one in wanted.items() if one is not None}
+    given = {"labels": labels, "pred_probs": pred_probs, "ids": ids}
+    named: dict[str, Any] = {name: one for name, one in given.items() if isinstance(one, str)}
+    if isinstance(pred_probs, list | tuple) and all(isinstance(one, str) for one in pred_probs):
+        named["pred_probs"] = pred_probs
     if "labels" not in named and "pred_probs" not in named:
         raise InputTypeError("data is a table, so name its columns: labels='label', pred_probs='probs'")
     table = open_table(data)
@@ -249,16 +207,16 @@ def open_columns(
     sources = {
         name: table.source(name, one, with_nulls=null_labels and name == "labels") for name, one in named.items()
     }
-    found = {"labels": labels, "pred_probs": pred_probs, "ids": ids} | sources
-    package = type(data).__module__.partition(".")[0]
-    if "labels" in named and package in ("pandas", "polars", "pyarrow"):
-        column = data[labels]
-        if package == "pandas" or category_names(column) is not None:
-            found["labels"] = column  # whose categories have an order
+    found = given | sources
+    package = _package(data)
+    if "labels" in named and (
+        package == "pandas" or (package in ("polars", "pyarrow") and category_names(data[labels]))
+    ):
+        found["labels"] = data[labels]  # whose categories have an order
     return found["labels"], found["pred_probs"], found["ids"]
 
 
-def open_table(data: Any, argument: str = "data") -> Table:
+def open_table(data: Any, argument: str = "data") -> MemoryTable | Files:
     """Open a table; of files only footers are read.
 
     Parameters
@@ -300,35 +258,12 @@ def list_column(name: str, data: Any, column: str) -> Any:
     InputTypeError
         For an object that is not a table, or a column of anything but lists.
     """
-    pa = arrow()
-    if is_places(data):
-        openers, where = _find_files("data", data)
-        chunks = [_column_of_file(name, opener(), column) for opener in openers]
-    else:
-        table = open_memory_table(data)
-        chunks, where = [table.arrow_column(name, column)], table.where
-    found = pa.chunked_array([one for chunk in chunks for one in chunk.chunks], chunks[0].type)
+    pa, table = arrow(), open_table(data)
+    choose_columns(name, column, table.names, table.where)
+    found = table.arrow_column(column)
     if not isinstance(found.type, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
-        raise InputTypeError(f"{name}: column {column!r} of {where} has the type {found.type}, not lists")
+        raise InputTypeError(f"{name}: column {column!r} of {table.where} has the type {found.type}, not lists")
     return found
-
-
-def _column_of_file(name: str, file: TableFile, column: str) -> Any:
-    pa, opened = arrow(), file.open()
-    try:
-        is_parquet = opened.read(4) == b"PAR1"
-        opened.seek(0)
-        if is_parquet:
-            from pyarrow import parquet
-
-            reader = parquet.ParquetFile(opened)
-            choose_columns(name, column, reader.schema_arrow.names, file.where)
-            return reader.read([column]).column(0)
-        table = pa.ipc.open_file(opened).read_all()
-        choose_columns(name, column, table.column_names, file.where)
-        return table.column(column)
-    finally:
-        opened.close()
 
 
 class Files:
@@ -355,6 +290,11 @@ class Files:
         found.listed_at = self.where if self._is_folder else None
         return found
 
+    def arrow_column(self, column: str) -> Any:
+        """Return a column of all files as an Arrow array in chunks, read whole."""
+        found = [table.arrow_column(column) for table in self.tables]
+        return arrow().chunked_array([chunk for one in found for chunk in one.chunks], found[0].type)
+
 
 def is_places(data: Any) -> bool:
     """Return whether `data` is a path or a URL, or a list of these."""
@@ -372,11 +312,10 @@ def _open_file(argument: str, opener: Callable[[], TableFile]) -> ParquetTable |
         raise InvalidInputError(f"{argument}: {file.where} is not readable: {error}") from error
     finally:
         opened.close()
-    if head[:4] == b"PAR1":
-        return ParquetTable(argument, file)
-    if head == b"ARROW1" or head[:4] == b"\xff\xff\xff\xff":
-        return ArrowTable(argument, file)
-    raise InvalidInputError(f"{argument}: {file.where} is neither a Parquet nor an Arrow file")
+    open_file = next((found for magic, found in TABLES.items() if head.startswith(magic)), None)
+    if open_file is None:
+        raise InvalidInputError(f"{argument}: {file.where} is neither a Parquet nor an Arrow file")
+    return open_file(argument, file)
 
 
 def _find_files(argument: str, data: Any) -> tuple[list[Callable[[], TableFile]], str]:
@@ -391,63 +330,30 @@ def _find_files(argument: str, data: Any) -> tuple[list[Callable[[], TableFile]]
         openers = [opener for files in found for _, opener in files]
         return openers, without_query(check_place(argument, data[0]))
     place = check_place(argument, data)
-    return [opener for _, opener in _files_at(argument, place)], _shown(place)
-
-
-def _shown(place: str) -> str:
-    return without_query(place) if is_url(place) else str(Path(place).absolute())
+    shown = without_query(place) if is_url(place) else str(Path(place).absolute())
+    return [opener for _, opener in _files_at(argument, place)], shown
 
 
 def _files_at(argument: str, place: str) -> list[tuple[str, Callable[[], TableFile]]]:
-    """Return the place of each file, and what returns it with its version, in natural order."""
+    """Return the place of each file, and what returns it with its version, in natural order.
+
+    In a folder, and the folders in it, names with a dot or underscore first are not data.
+    """
     local = local_path(place)
-    if local is None:
-        return _objects_at(argument, place)
-    path = Path(local).absolute()  # a worker may run in another folder
-    if is_pattern(local) and not path.exists():
-        found = glob.glob(str(path), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
-        paths = [str(one) for one in map(Path, found) if one.is_file()]
-        if not paths:
-            raise InvalidInputError(f"{argument}: no file matches {path}")
-    elif path.is_dir():
-        paths = _tables_among(argument, [str(one) for one in path.rglob("*") if one.is_file()], str(path))
-    elif path.exists():
-        paths = [str(path)]
-    else:
+    path = None if local is None else Path(local).absolute()  # a worker may run in another folder
+    found, where = expand(argument, place, () if path else TABLE_SUFFIXES, "**/*"), str(path or place)
+    if found is None and path and not path.exists():
         raise InvalidInputError(f"{argument}: there is no file {path}")
-    return [(one, LocalTableFile(Path(one)).noted) for one in sorted(paths, key=natural_key)]
-
-
-def _tables_among(argument: str, paths: Sequence[str], folder: str) -> list[str]:
-    """Return the tables in a folder and the folders in it; names with a dot or underscore first are not data."""
-
-    def is_hidden(path: str) -> bool:
-        return any(part[:1] in "._" for part in path[len(folder) :].strip("/\\").replace("\\", "/").split("/"))
-
-    found = [path for path in paths if path.lower().endswith(TABLE_SUFFIXES) and not is_hidden(path)]
-    if not found:
-        raise InvalidInputError(f"{argument}: {folder} has no files whose names end in {', '.join(TABLE_SUFFIXES)}")
-    return found
-
-
-def _objects_at(argument: str, url: str) -> list[tuple[str, Callable[[], TableFile]]]:
-    store, path = ObjectStore.at(url)
-    shown, web = without_query(url), is_web(url)
-    if is_pattern(path.replace("?", "") if web else path):
-        if web:
+    if found is None:
+        found = {where: {}}
+    elif path.is_dir() if path else not is_pattern(place.partition("?")[0]):
+        inside = {one: re.split(r"[/\\]", one.removeprefix(where)) for one in found}
+        hidden = {one for one, parts in inside.items() if any(part[:1] in (".", "_") for part in parts)}
+        found = {one: found[one] for one in found if one.lower().endswith(TABLE_SUFFIXES) and one not in hidden}
+        if not found:
             raise InvalidInputError(
-                f"{argument}: {shown} is a pattern, but a web server lists no files: give them as a list"
+                f"{argument}: {without_query(where)} has no files whose names end in {', '.join(TABLE_SUFFIXES)}"
             )
-        listed = store.match(argument, path)
-        if not listed:
-            raise InvalidInputError(f"{argument}: no file matches {shown}")
-    elif web or shown.lower().endswith(TABLE_SUFFIXES):
-        return [(url, partial(RemoteTableFile.at, argument, url))]
-    else:
-        listed = store.list_below(argument, path)
-        if not listed:
-            raise InvalidInputError(f"{argument}: there is nothing at {shown}")
-    infos = {str(info["name"]): info for info in listed if info.get("type") != "directory"}
-    names = list(infos) if is_pattern(path) or list(infos) == [path] else _tables_among(argument, list(infos), path)
-    found = [(url_beside(url, store, name), infos[name]) for name in sorted(names, key=natural_key)]
-    return [(one, partial(RemoteTableFile.at, argument, one, info)) for one, info in found]
+    if path is None:
+        return [(one, partial(RemoteTableFile.at, argument, one, info)) for one, info in found.items()]
+    return [(one, partial(LocalTableFile.at, one)) for one in found if not Path(one).is_dir()]

@@ -141,7 +141,7 @@ def _job(labels: Any, pred_probs: Any, offsets: Any, sentence_ids: Any, settings
     if choices.data is not None:
         choices = replace(choices, data=None, ids=ids)
     job = Job(tokens.labels, tokens.pred_probs, choices, named=True, layout=layout)
-    n_rows, n_tokens = job.pair[1].shape[0], int(tokens.edges[-1])
+    n_rows, n_tokens = job.given.pred_probs.shape[0], int(tokens.edges[-1])
     if n_rows != n_tokens:
         what = f"offsets end at {n_tokens:,}" if offsets is not None else f"sentence_ids has {n_tokens:,} numbers"
         raise InvalidInputError(f"{what}, but pred_probs has {n_rows:,} rows, one for each token")

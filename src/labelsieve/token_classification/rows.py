@@ -43,6 +43,10 @@ _FLAT: Final = (
 )
 
 
+# The number of tokens of each sentence of a table, and the labels and probabilities of the tokens if there are any.
+_Part = tuple[npt.NDArray[np.int64], list[Source]]
+
+
 @dataclass(frozen=True)
 class Tokens:
     """Labels and probabilities of the tokens of all sentences, one sentence after the other.
@@ -154,7 +158,11 @@ def _join_labels(sentences: Sequence[Any]) -> tuple[Any, npt.NDArray[np.int64]]:
     """Return the labels of all tokens, and the number of tokens of each sentence."""
     types = set(map(type, sentences))
     if not types <= {list, tuple, np.ndarray}:
-        sentences = [_label_list(number, one) for number, one in enumerate(sentences)]
+        kind = "a list of labels, one for each token"
+        sentences = [
+            one if isinstance(one, list | tuple | np.ndarray) else _in_memory("labels", number, one, kind)
+            for number, one in enumerate(sentences)
+        ]
         types = set(map(type, sentences))
     if np.ndarray in types:
         wrong = next((n for n, one in enumerate(sentences) if isinstance(one, np.ndarray) and one.ndim != 1), None)
@@ -198,17 +206,6 @@ def _as_bytes(sentences: Sequence[Any]) -> npt.NDArray[np.uint8] | None:
         return None
 
 
-def _label_list(number: int, sentence: Any) -> Any:
-    """Return the labels of a sentence as a list or an array."""
-    if isinstance(sentence, list | tuple | np.ndarray):
-        return sentence
-    if isinstance(sentence, str | bytes | dict | set) or not hasattr(sentence, "__len__"):
-        raise InvalidInputError(
-            f"labels of sentence {number:,} must be a list of labels, one for each token, not {sentence!r}; {_FLAT}"
-        )
-    return _in_memory("labels", number, sentence)
-
-
 def _join_matrices(sentences: Sequence[Any], lengths: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     """Return the probabilities of all tokens, of sentences that have these lengths."""
     if set(map(type, sentences)) != {np.ndarray}:
@@ -244,21 +241,13 @@ def of_lengths(sentence: int, n_labels: int, n_rows: int, more: str = "") -> Inv
 
 def _of_shapes(sentences: Sequence[npt.NDArray[Any]]) -> InvalidInputError:
     """Return the error for matrices that cannot be joined."""
-    numbers = [number for number, one in enumerate(sentences) if one.size]
-    first = numbers[0]
-    for number in numbers:
-        shape = sentences[number].shape
-        if len(shape) != 2:
-            return InvalidInputError(
-                f"pred_probs of sentence {number:,} has shape {shape}, not (T, K): a row for each token, a column for "
-                "each class"
-            )
-        if shape[1] != sentences[first].shape[1]:
-            return InvalidInputError(
-                f"pred_probs of sentence {number:,} has {shape[1]:,} classes, that of sentence {first:,} has "
-                f"{sentences[first].shape[1]:,}"
-            )
-    raise RuntimeError("the shapes agree")
+    filled = [(number, one.shape) for number, one in enumerate(sentences) if one.size]
+    n_classes = next((shape[1] for _, shape in filled if len(shape) == 2), "K")
+    number, shape = next((n, shape) for n, shape in filled if len(shape) != 2 or shape[1] != n_classes)
+    return InvalidInputError(
+        f"pred_probs of sentence {number:,} has shape {shape}, not (T, {n_classes}): a row for each token, a column "
+        "for each class"
+    )
 
 
 def _matrix(number: int, sentence: Any) -> npt.NDArray[Any]:
@@ -268,15 +257,13 @@ def _matrix(number: int, sentence: Any) -> npt.NDArray[Any]:
             return np.asarray(sentence)
         except ValueError as error:
             raise InvalidInputError(f"pred_probs of sentence {number:,} has rows of different lengths") from error
-    if isinstance(sentence, str | bytes | dict | set) or not hasattr(sentence, "__len__"):
-        raise InvalidInputError(
-            f"pred_probs of sentence {number:,} must be an array (T, K) or a list of rows, not {sentence!r}; {_FLAT}"
-        )
-    return _in_memory("pred_probs", number, sentence)
+    return _in_memory("pred_probs", number, sentence, "an array (T, K) or a list of rows")
 
 
-def _in_memory(name: str, number: int, sentence: Any) -> npt.NDArray[Any]:
+def _in_memory(name: str, number: int, sentence: Any, kind: str) -> npt.NDArray[Any]:
     """Return a sentence of any kind that the main task takes as an array."""
+    if isinstance(sentence, str | bytes | dict | set) or not hasattr(sentence, "__len__"):
+        raise InvalidInputError(f"{name} of sentence {number:,} must be {kind}, not {sentence!r}; {_FLAT}")
     return np.asarray(open_any(f"{name} of sentence {number:,}", sentence)[:])
 
 
@@ -299,15 +286,13 @@ def edges_of_offsets(offsets: Any) -> npt.NDArray[np.int64]:
             f"offsets has {len(edges)} values: give the token at which each sentence begins, and the number of tokens"
         )
     if edges[0] != 0:
-        hint = ": are these the ends of sentences? Then give 0 before them" if edges[0] > 0 else ""
-        raise InvalidInputError(f"offsets must begin with 0, not {edges[0]:,}{hint}")
+        raise InvalidInputError(f"offsets must begin with 0, not {edges[0]:,}")
     down = np.flatnonzero(edges[1:] < edges[:-1])
     if len(down):
         place = int(down[0])
-        hint = ": are these the lengths of sentences? Take the sums: np.concatenate([[0], np.cumsum(lengths)])"
         raise InvalidInputError(
             f"offsets must ascend, but sentence {place:,} would begin at token {edges[place]:,} and end at "
-            f"{edges[place + 1]:,}{hint}"
+            f"{edges[place + 1]:,}: of lengths of sentences take np.concatenate([[0], np.cumsum(lengths)])"
         )
     return edges
 
@@ -332,12 +317,15 @@ def edges_of_ids(sentence_ids: Any) -> npt.NDArray[np.int64]:
         steps = np.diff(block, prepend=last)
         down = np.flatnonzero(steps < 0)
         if len(down):
-            raise _not_ascending(block, int(down[0]), n_tokens, last, counts)
+            token, sentence = n_tokens + int(down[0]), int(block[down[0]])
+            raise InvalidInputError(
+                f"sentence_ids must be numbers from 0 that ascend, but token {token:,} of sentence {sentence:,} comes "
+                f"after sentence {sentence - int(steps[down[0]]):,}: sort the tokens by their sentence, in their order"
+            )
         last, n_tokens = int(block[-1]), n_tokens + len(block)
         if last > _GAPS + _GAPS_PER_TOKEN * n_tokens:
             raise InvalidInputError(
-                f"sentence_ids goes up to {last:,} in the first {n_tokens:,} tokens: give the numbers of the "
-                "sentences, from 0; np.unique(sentence_ids, return_inverse=True)[1] are these if they ascend"
+                f"sentence_ids goes up to {last:,} in the first {n_tokens:,} tokens: number the sentences from 0"
             )
         more = np.bincount(block - block[0])
         grown = np.zeros(last + 1, np.int64)
@@ -345,24 +333,6 @@ def edges_of_ids(sentence_ids: Any) -> npt.NDArray[np.int64]:
         grown[int(block[0]) :] += more
         counts = grown
     return ends(counts)
-
-
-def _not_ascending(
-    block: npt.NDArray[np.int64], place: int, first: int, last: int, counts: npt.NDArray[np.int64]
-) -> InvalidInputError:
-    """Return the error for a number that is lower than the one before it."""
-    value, before = int(block[place]), int(block[place - 1]) if place else last
-    if value < 0:
-        return InvalidInputError(f"sentence_ids must be numbers from 0, not {value:,} (token {first + place:,})")
-    seen = bool(np.any(block[:place] == value)) or (value < len(counts) and counts[value] > 0)
-    if seen:
-        text = (
-            f"the tokens of sentence {value:,} are not consecutive: token {first + place:,} comes after sentence "
-            f"{before:,}"
-        )
-    else:
-        text = f"token {first + place:,} of sentence {value:,} comes after sentence {before:,}"
-    return InvalidInputError(f"sentence_ids must ascend, but {text}: sort the tokens by their sentence, in their order")
 
 
 def _blocks(name: str, numbers: Any) -> Iterator[npt.NDArray[np.int64]]:
@@ -430,9 +400,9 @@ def open_token_table(
     for one in table.tables if isinstance(table, Files) else [table]:
         part = _of_parquet if isinstance(one, ParquetTable) else _of_batches
         parts.append(part(one, wanted, n_sentences, null_labels))  # type: ignore[arg-type]  # no other tables
-        n_sentences += len(parts[-1].lengths)
-    edges = ends(np.concatenate([part.lengths for part in parts]))
-    sources = [part.sources for part in parts if part.sources]
+        n_sentences += len(parts[-1][0])
+    edges = ends(np.concatenate([lengths for lengths, _ in parts]))
+    sources = [found for _, found in parts if found]
     if not sources:
         raise InvalidInputError(f"{table.where} has no tokens: all sentences are empty")
     found_labels, found_probs = (
@@ -442,32 +412,15 @@ def open_token_table(
     return Tokens(found_labels, found_probs, edges), table.source("ids", ids) if isinstance(ids, str) else ids
 
 
-@dataclass(frozen=True)
-class _Part:
-    """The sentences of one table.
-
-    Parameters
-    ----------
-    lengths : (n,) int64
-        Number of tokens of each sentence.
-    sources : tuple of Source
-        Labels and probabilities of the tokens; () if there are none.
-    """
-
-    lengths: npt.NDArray[np.int64]
-    sources: tuple[Source, ...]
-
-
 def _of_parquet(table: ParquetTable, wanted: dict[str, str], first: int, null_labels: bool) -> _Part:
     groups = table.list_lengths("labels", wanted["labels"], first)
     lengths = np.concatenate([np.empty(0, np.int64), *groups])
     if not lengths.any():
-        return _Part(lengths, ())
-    sources = (
+        return lengths, []
+    return lengths, [
         table.list_source(name, column, groups, first, with_nulls=null_labels and name == "labels")
         for name, column in wanted.items()
-    )
-    return _Part(lengths, tuple(sources))
+    ]
 
 
 def _of_batches(table: MemoryTable | ArrowTable, wanted: dict[str, str], first: int, null_labels: bool) -> _Part:
@@ -478,12 +431,12 @@ def _of_batches(table: MemoryTable | ArrowTable, wanted: dict[str, str], first: 
         place = int(differing[0])
         raise of_lengths(first + place, int(of_labels[place]), int(of_probs[place]))
     if not of_labels.any():
-        return _Part(of_labels, ())
+        return of_labels, []
     try:
-        sources = tuple(
+        return of_labels, [
             _items(table, batches, name, column, with_nulls=null_labels and name == "labels")
             for name, column in wanted.items()
-        )
+        ]
     except InvalidInputError as error:
         if not error.rows:
             raise
@@ -491,7 +444,6 @@ def _of_batches(table: MemoryTable | ArrowTable, wanted: dict[str, str], first: 
         sentence = int(np.searchsorted(edges, row, "right")) - 1
         where = f"sentence {first + sentence:,}, token {row - edges[sentence]:,}"
         raise InvalidInputError(str(error).replace(f"row {row:,}", where)).at(error.rows) from error
-    return _Part(of_labels, sources)
 
 
 def _lengths(

@@ -304,7 +304,7 @@ def find_text(labels, probs=PROBS, **settings):
 
 
 def test_stored_summaries_are_examined_too(monkeypatch):
-    monkeypatch.setattr("labelsieve.execution.memory.Need.summaries", lambda _need: 1 << 60)
+    monkeypatch.setattr("labelsieve.job.grid.Need.summaries", lambda _need: 1 << 60)
     labels = WRONG["rows late"][0]
     assert find_text(labels, batch_size=50, partition_batches=1) == text_of(labels, PREDICTED)
 
