@@ -456,7 +456,7 @@ def test_advice_about_decisions_is_accepted(tmp_path):
     assert by_option("or (conflicts='last')", apply_decisions, given).n_rows == 300
     np.save(tmp_path / "y.npy", LABELS)
     given = {"labels": tmp_path / "y.npy", "decisions": decided(["other"]), "output": tmp_path / "y.npy"}
-    assert by_option("give (overwrite=True) to replace it", apply_decisions, given).n_rows == 300
+    assert by_option(r": (overwrite=True) \(--overwrite\) replaces it", apply_decisions, given).n_rows == 300
     assert np.load(tmp_path / "y.npy")[1] == 2
 
 

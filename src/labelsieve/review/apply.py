@@ -833,7 +833,7 @@ def _checked_output(output: str | os.PathLike[str], file: LabelFile, decisions: 
     for one in (path, log):
         if (one.exists() or one.is_symlink()) and not overwrite:
             what = "is the input" if is_input and one == path else "exists"
-            raise InvalidInputError(f"output: {one} {what}: give overwrite=True to replace it")
+            raise InvalidInputError(f"output: {one} {what}: overwrite=True (--overwrite) replaces it")
     if path.is_dir() and not (path.suffix == ".zarr" and is_zarr_array(path)):
         raise InvalidInputError(f"output: {path} is a folder that is not a Zarr array: it is not replaced")
     check_writable(path)

@@ -50,7 +50,7 @@ from labelsieve.token_classification.rows import depth_of, join_labels
 
 Values: TypeAlias = npt.NDArray[Any]
 # Part of messages about labels that could be of several tasks.
-SAY_TASK: Final = "give task='tokens', task='tags' or task='segmentation'"
+SAY_TASK: Final = "give task='tokens', task='tags' or task='segmentation' (--task)"
 # Labels whose rows are counted one class after the other.
 _MOST_COUNTED: Final = 1 << 22
 # Changed values of a Zarr array that are written at a time.
@@ -650,7 +650,7 @@ def _check_flat(path: Path, asked: Asked) -> None:
     """Raise unless a column of the table may hold a label for each row."""
     if not asked.may_be_flat:
         lists = "" if asked.task == "segmentation" else " without lists"
-        raise InvalidInputError(f"labels: task={asked.task!r} is not for a column of {path}{lists}")
+        raise InvalidInputError(f"labels: task={asked.task!r} (--task) is not for a column of {path}{lists}")
 
 
 class ParquetLabels(LabelFile):
@@ -1107,7 +1107,7 @@ def _of_place(labels: str | os.PathLike[str], column: str | None, asked: Asked) 
 def _of_images(files: Sequence[ImageFileSource], where: str, asked: Asked) -> LabelFile:
     """Open masks in image files."""
     if asked.task not in (None, "segmentation"):
-        raise InvalidInputError(f"labels: task={asked.task!r} is not for masks in image files, as {where}")
+        raise InvalidInputError(f"labels: task={asked.task!r} (--task) is not for masks in image files, as {where}")
     return MaskFiles(files, where)
 
 
