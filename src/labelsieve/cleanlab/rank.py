@@ -18,8 +18,7 @@ from labelsieve.confident_learning.thresholds import Float64s, Floats, Int64s
 from labelsieve.errors import InvalidInputError
 from labelsieve.job.ensemble_scores import LOG_LOSS_SEARCH_T_VALUES, Weighting, ensemble_scores
 from labelsieve.job.job import Job
-from labelsieve.job.settings import JobSettings
-from labelsieve.options import Method
+from labelsieve.options import JobSettings, Method
 
 __all__ = [
     "find_top_issues",

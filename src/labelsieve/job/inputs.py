@@ -23,9 +23,9 @@ from labelsieve.execution.cluster import choose_executor
 from labelsieve.execution.executor import Executor, free_bytes
 from labelsieve.execution.graph import Column, nothing_like
 from labelsieve.job import grid as partitioning
-from labelsieve.job.grid import Auto, Grid, Need, growing_grid, snapped
+from labelsieve.job.grid import Grid, Need, growing_grid, snapped
 from labelsieve.job.partition import Block, PartitionWork, RowRange
-from labelsieve.job.settings import JobSettings
+from labelsieve.options import Auto, JobSettings
 from labelsieve.results.store import check_output
 from labelsieve.sources.arrays import ArraySource, read_narrowed
 from labelsieve.sources.composite import Ensemble, Folds, softmax_blocks
@@ -35,7 +35,7 @@ from labelsieve.sources.places import are_places
 from labelsieve.sources.recording import open_summaries
 from labelsieve.sources.source import Source
 from labelsieve.sources.tables import open_columns
-from labelsieve.storage.remote import is_url
+from labelsieve.storage.remote import check_place, is_url
 
 if TYPE_CHECKING:
     import dask.array as da  # for types alone: importing it is slow  # for types alone
@@ -520,9 +520,13 @@ def check_output_of(settings: JobSettings, *inputs: Any) -> None:
     LabelsieveError
         As `labelsieve.results.store.check_output`.
     """
-    if settings.output is not None:
+    output = settings.output
+    if output is not None:
+        place = check_place("output", output) if isinstance(output, str | os.PathLike) else output
+        if not isinstance(place, str) or not place.endswith(".zarr"):
+            raise InvalidInputError(f"output must be a path or URL that ends in .zarr, not {output!r}")
         given = (settings.data, settings.summaries, settings.ids, *inputs)
-        check_output(os.fspath(settings.output), [place for one in given for place in given_places(one)])
+        check_output(place, [place for one in given for place in given_places(one)])
 
 
 def open_pair(
@@ -617,8 +621,8 @@ def on_grid(
     labels: Opened,
     pred_probs: Opened,
     *,
-    batch_size: int | partitioning.Auto = "auto",
-    partition_batches: int | partitioning.Auto = "auto",
+    batch_size: int | Auto = "auto",
+    partition_batches: int | Auto = "auto",
     n_jobs: int = 1,
     executor: Executor | None = None,
     earlier: Mapping[str, Sequence[int]] | None = None,

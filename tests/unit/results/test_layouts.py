@@ -7,7 +7,7 @@ import pytest
 
 import labelsieve
 from labelsieve.job.job import Job
-from labelsieve.job.settings import JobSettings
+from labelsieve.options import JobSettings
 from labelsieve.results.label_issues import GroupedIssues, load_rows, whole_groups
 from labelsieve.results.units import EqualImages, PixelLayout, TagLayout, TokenLayout
 
