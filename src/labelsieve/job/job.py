@@ -607,8 +607,7 @@ class _Run(Passes):
         if n_issues * ISSUE_BYTES > room:
             raise MemoryLimitError(
                 f"the {n_issues:,} issues would take {size(n_issues * ISSUE_BYTES)} in this process, but may take only "
-                f"{size(room)}. Write them to an output, which may be of any size: output='issues.zarr' "
-                "(-o issues.zarr)"
+                f"{size(room)}. Write them to a file of any size with output='issues.zarr'"
             )
 
     def _room(self) -> int:

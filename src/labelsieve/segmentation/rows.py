@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.checks import rows_in_words
 from labelsieve.confident_learning.summarize import PlaneSummarizer
 from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError, UnreadableDataError
 from labelsieve.options import PROBABILITY_TOLERANCE
@@ -567,7 +568,8 @@ def _check_sizes(name: str, sizes: npt.NDArray[np.int64], other_name: str, other
         return
     (height, width), (rows, columns) = sizes[differs[0]].tolist(), others[differs[0]].tolist()
     text = f"image {differs[0]:,}: {name} has {height} x {width} pixels, {other_name} {rows} x {columns}"
-    text += f" ({len(differs) - 1:,} more images differ)" if len(differs) > 1 else ""
+    more = rows_in_words(len(differs) - 1, "more image differs", "more images differ")
+    text += f" ({more})" if len(differs) > 1 else ""
     if (height, width) == (columns, rows):
         text += ": are the axes of one swapped? Height comes first"
     elif height % rows == width % columns == 0 and height // rows == width // columns:
@@ -628,6 +630,8 @@ def _with_images(name: str, opened: Opened, n_axes: int, where: str) -> Opened:
     hint = ""
     if name == "labels" and opened.ndim == n_axes + 2 and 1 not in opened.shape:
         hint = ": of one-hot masks take labels.argmax(axis=1), or labels.argmax(axis=-1) with the classes last"
+        if 1 in (opened.shape[1], opened.shape[-1]):  # masks with an axis of one channel
+            hint = ": take labels[:, 0]" if opened.shape[1] == 1 else ": take labels[..., 0]"
     elif name == "labels" and opened.dtype.kind == "f":
         hint = ": labels come first, then pred_probs"
     raise InvalidInputError(
@@ -642,7 +646,7 @@ def _whole_numbers(labels: Opened) -> Opened:
         return labels
     if labels.dtype.kind == "b" and isinstance(labels, ArraySource):
         return ArraySource(labels.array.view(np.uint8))
-    hint = "convert them with .astype(int) if all are whole numbers"
+    hint = "convert them to integers if all are whole numbers"
     if labels.dtype.kind not in "bf":
         hint = "each pixel has the number of its class"
     raise InvalidInputError(f"masks must be integers 0..K-1, not {labels.dtype}: {hint}")
