@@ -108,6 +108,7 @@ def assert_cleanlab(labels, probs, filter_by, rank=("self_confidence", False), *
     return got
 
 
+@pytest.mark.every_pair
 @every_filter
 @pytest.mark.parametrize("rank", naive.CLEANLAB_METHODS, ids=str)
 def test_rows_and_order_are_those_of_cleanlab(dataset, filter_by, rank):
@@ -115,6 +116,7 @@ def test_rows_and_order_are_those_of_cleanlab(dataset, filter_by, rank):
     assert found.num_issues > 0
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("filter_by", PRUNING)
 @pytest.mark.parametrize("options", OPTIONS[1:], ids=str)
 @pytest.mark.filterwarnings("ignore:.* no more than:labelsieve.LabelsieveWarning")
