@@ -26,7 +26,7 @@ from labelsieve.confident_learning.thresholds import (
     class_sums_finalize,
 )
 from labelsieve.errors import InvalidInputError, warn
-from labelsieve.execution.executor import active_client
+from labelsieve.execution.cluster import active_client
 from labelsieve.job import fork_pool
 from labelsieve.job.inputs import map_partitions, open_inputs
 from labelsieve.job.scan import class_sums

@@ -472,7 +472,7 @@ def slow(result, path):
     print("writing", flush=True)
     signal.pause()
 
-export._write_npy = slow
+export.WRITERS[".npy"] = slow
 labelsieve.__main__.main(["find", "labels.npy", "pred_probs.npy", "--quiet", "-o", "i.npy"])
 """
 
@@ -527,9 +527,7 @@ labelsieve.__main__.main(["find", "labels.npy", "pred_probs.npy", *options])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("step", "n_done", "left"), [("scan.scan_to_checkpoint", 2, 200), ("table.scores_inside", 0, 0)]
-)
+@pytest.mark.parametrize(("step", "n_done", "left"), [("scan.scan", 2, 200), ("table.scores_inside", 0, 0)])
 @pytest.mark.parametrize(
     ("number", "code", "line"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
@@ -554,7 +552,7 @@ def test_a_run_that_is_stopped_goes_on_and_leaves_no_output(files, tmp_path, num
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on(files, tmp_path):
-    script = STOPPED.format(step="scan.scan_to_checkpoint", n_done=2)
+    script = STOPPED.format(step="scan.scan", n_done=2)
     process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=-1, stderr=-1, text=True)
     try:
         assert process.stdout.readline() == "working\n"

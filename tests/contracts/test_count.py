@@ -183,7 +183,7 @@ def test_labels_and_probabilities_of_all_kinds_are_counted(tmp_path):
 
 def test_a_count_goes_on_in_a_workdir(tmp_path, monkeypatch):
     want = count.num_label_issues(LABELS, PROBS, progress=False)
-    inner, done = rescan.rescan_to_checkpoint, []
+    inner, done = rescan.rescan, []
 
     def killing(partition, *args, **kwargs):
         if len(done) == 7:
@@ -192,7 +192,7 @@ def test_a_count_goes_on_in_a_workdir(tmp_path, monkeypatch):
         return inner(partition, *args, **kwargs)
 
     with monkeypatch.context() as patch, dask.config.set(scheduler="synchronous"):
-        patch.setattr(rescan, "rescan_to_checkpoint", killing)
+        patch.setattr(rescan, "rescan", killing)
         with pytest.raises(KeyboardInterrupt):
             count.num_label_issues(LABELS, PROBS, workdir=tmp_path / "work", **CUT)
     assert len(list((tmp_path / "work" / "rescan").iterdir())) == 7

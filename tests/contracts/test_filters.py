@@ -335,12 +335,12 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("n_done", [0, 1, 6, 14])
-@pytest.mark.parametrize("step", ["scan_to_checkpoint", "rescan_to_checkpoint", "pair_candidates"])
+@pytest.mark.parametrize("step", ["scan", "rescan", "pair_candidates"])
 def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch, want, step, n_done):
     choices = {"filter_by": "both", "workdir": tmp_path / "work", **CUT}
     module = {
-        "scan_to_checkpoint": scan,
-        "rescan_to_checkpoint": rescan,
+        "scan": scan,
+        "rescan": rescan,
         "pair_candidates": rescan,
     }[step]
     inner, done = getattr(module, step), []
@@ -360,7 +360,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch, want, step, n_
         found = find(**choices)
     assert bits(found) == want["both"]
     rows = PROBS.nbytes // N_ROWS
-    before = {"scan_to_checkpoint": 0, "rescan_to_checkpoint": 600, "pair_candidates": 1200}[step]
+    before = {"scan": 0, "rescan": 600, "pair_candidates": 1200}[step]
     # Of the third read whole rounds are kept: of one partition each, fifteen being few for one thread.
     assert found.facts.bytes_read == rows * (3 * 600 - before - 40 * n_done)
 

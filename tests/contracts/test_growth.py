@@ -585,7 +585,7 @@ def test_a_second_read_that_was_killed_goes_on(data, monkeypatch):
     settings = {"max_memory": "100GB", **MARGIN}
     data.night(**settings)
     data.put("p-5", 100)
-    inner, done = rescan.rescan_to_checkpoint, []
+    inner, done = rescan.rescan, []
 
     def dies(partition, **how):
         if len(done) == 5:
@@ -594,7 +594,7 @@ def test_a_second_read_that_was_killed_goes_on(data, monkeypatch):
         return inner(partition, **how)
 
     with monkeypatch.context() as patch, dask.config.set(scheduler="synchronous"):
-        patch.setattr(rescan, "rescan_to_checkpoint", dies)
+        patch.setattr(rescan, "rescan", dies)
         with pytest.raises(Killed):
             find(*data.inputs(), workdir=data.workdir, **settings)
     found = find(*data.inputs(), workdir=data.workdir, **settings)

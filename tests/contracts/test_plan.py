@@ -59,7 +59,7 @@ def n_threads(request):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Make stored chunks of the result small, so that there are spans and runs."""
-    monkeypatch.setattr(partitioning, "RESULT_ROWS", 64)
+    monkeypatch.setattr("labelsieve.results.store.RESULT_ROWS", 64)
     monkeypatch.setattr(partitioning, "_SPAN_BYTES", 4000)
 
 
@@ -410,14 +410,14 @@ def test_nothing_is_computed_for_a_plan():
 
 
 def test_no_labels_are_read_for_a_plan_either():
-    plan_label_issues(Unreadable((2000,), np.dtype("i8"), 70), PROBS, batch_size=100, partition_batches=1)
+    plan_label_issues(Unreadable((2000,), np.dtype("i8"), ReadFacts(70)), PROBS, batch_size=100, partition_batches=1)
 
 
 def test_a_plan_of_a_hundred_terabytes_takes_no_time(monkeypatch):
     monkeypatch.setattr(executor, "free_bytes", lambda: 10**11)
     labels, probs = (
-        Unreadable((25 * 10**9,), np.dtype("i8"), 10**4),
-        Unreadable((25 * 10**9, 1000), np.dtype("f4"), 10**4),
+        Unreadable((25 * 10**9,), np.dtype("i8"), ReadFacts(10**4)),
+        Unreadable((25 * 10**9, 1000), np.dtype("f4"), ReadFacts(10**4)),
     )
     plan = plan_label_issues(labels, probs, max_memory="50GB")
     assert (plan.stored, plan.bytes_read) == (True, 10**14)

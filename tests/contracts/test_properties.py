@@ -19,7 +19,7 @@ from draws import bits, cuts, datasets, draw, in_turn, near_ties, pieces, wide
 from labelsieve import LabelInspector, find_label_issues, find_label_issues_batched
 from labelsieve.job import table as count_and_select
 from labelsieve.job.inputs import open_inputs
-from labelsieve.job.partition import Partition, RowRange
+from labelsieve.job.partition import Batches, Partition, RowRange
 from labelsieve.sources.open import open_labels, open_pred_probs
 
 # Some of the models that are drawn know nothing.
@@ -403,7 +403,9 @@ def test_strips_of_a_partition(batch_size, lengths):
     labels, probs = draw(64, 4, seed=9)
     opened = open_labels(labels), open_pred_probs(probs)
     with pieces(strip_bytes=3 * 4 * 8):
-        [batches] = open_inputs(*opened, batch_size=batch_size, partition_batches=100).partitions()
+        grid = open_inputs(*opened, batch_size=batch_size, partition_batches=100).grid
+        assert grid.n_partitions == 1
+        batches = Batches(0, grid.ranges(0))
         strips = list(Partition(batches, *map(RowRange, opened), 4, probs.dtype).strips())
     assert lengths == [len(part) for part, _ in strips] == [len(part) for _, part in strips]
     assert labels.tolist() == np.concatenate([part for part, _ in strips]).tolist()

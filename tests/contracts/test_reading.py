@@ -99,19 +99,19 @@ class UnreadableSource(Source):
 def test_opening_sources_reads_nothing():
     labels, probs = UnreadableSource((1000,), np.dtype("i8")), UnreadableSource((1000, 6), "f4", ReadFacts(100))
     inputs = open_inputs(labels, probs, batch_size=100, partition_batches=3)
-    assert inputs.pred_probs.chunks == ((300, 300, 300, 100), (6,))
-    assert inputs.labels.chunks == ((300, 300, 300, 100),)
-    assert (inputs.pred_probs.dtype, inputs.labels.dtype) == (np.float32, np.int64)
-    assert [p.ranges[-1][1] - p.ranges[0][0] for p in inputs.partitions()] == [300, 300, 300, 100]
+    assert inputs.grid.partition_rows == [300, 300, 300, 100]
+    assert inputs.grid.n_batches == 10
+    assert (inputs.n_classes, inputs.dtype) == (6, np.float32)
 
 
 def test_opening_dask_arrays_computes_nothing():
     labels = da.from_array(LABELS, chunks=170).map_blocks(never, dtype="i8", meta=np.empty(0, int))
     probs = da.from_array(PROBS, chunks=(90, 2)).map_blocks(never, dtype="f8", meta=np.empty((0, 0)))
     inputs = open_inputs(labels, probs, batch_size="auto")
-    assert inputs.pred_probs.shape == PROBS.shape
-    assert inputs.pred_probs.chunks[1] == (6,), "a batch spans all classes"
-    assert inputs.labels.chunks[0] == inputs.pred_probs.chunks[0]
+    _, of_labels, of_probs = inputs.columns(LocalExecutor())
+    assert of_probs.shape == PROBS.shape
+    assert of_probs.chunks[1] == (6,), "a batch spans all classes"
+    assert of_labels.chunks[0] == of_probs.chunks[0]
 
 
 def test_opening_zarr_reads_no_chunk():
@@ -127,15 +127,7 @@ def test_opening_an_npy_file_reads_its_header_only(tmp_path, monkeypatch):
     np.save(tmp_path / "y.npy", LABELS)
     monkeypatch.setattr(NpySource, "open", never)
     inputs = open_inputs(tmp_path / "y.npy", tmp_path / "p.npy", batch_size=128)
-    assert inputs.pred_probs.numblocks == (8, 1)
-
-
-def test_the_dask_arrays_of_the_inputs_hold_the_data(tmp_path):
-    np.save(tmp_path / "p.npy", PROBS)
-    inputs = open_inputs(LABELS, tmp_path / "p.npy", batch_size=128)
-    assert np.array_equal(inputs.pred_probs.compute(), PROBS)
-    assert np.array_equal(inputs.labels.compute(), LABELS)
-    assert np.array_equal(inputs.pred_probs[300:310, 2:4].compute(), PROBS[300:310, 2:4])
+    assert inputs.grid.n_batches == 8
 
 
 # One read --------------------------------------------------------------------------------------------------------
@@ -307,7 +299,7 @@ def test_tasks_follow_the_bytes_and_not_the_batches():
 
 def test_auto_partitions_stream_about_half_a_gigabyte():
     grid = grids.plan_grid(250_000_000, 4000, 10_000, 8, 64 * 10**9)
-    batch_bytes = grid.batch_rows[0] * 4000
+    batch_bytes = grid.largest_batch * 4000
     assert 32e6 <= batch_bytes <= 64e6
     assert 256e6 <= grid.largest_partition * 4000 <= 1e9
     assert grid.n_partitions < 4000, "1 TB is a few thousand tasks"
@@ -425,7 +417,7 @@ def test_a_batch_is_a_whole_number_of_stored_chunks(tmp_path, batch_size):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         inputs = open_inputs(LABELS, probs, batch_size=batch_size)
-    rows = [stop - start for p in inputs.partitions() for start, stop in p.ranges]
+    rows = [b - a for n in range(inputs.grid.n_partitions) for a, b in inputs.grid.ranges(n)]
     assert all(n % 40 == 0 for n in rows[:-1])
     assert rows[0] == max(40, batch_size - batch_size % 40)
 
@@ -448,10 +440,3 @@ def test_labels_in_dask_are_computed_once_though_probabilities_are_read_twice(tm
     found = find(labels, probs, **TWO_READS)
     assert set(counts.values()) == {1}
     assert_same_bits(found, find(LABELS, PROBS, **TWO_READS))
-
-
-def test_the_dask_arrays_of_the_inputs_can_be_sliced_with_a_step(tmp_path):
-    np.save(tmp_path / "p.npy", PROBS)
-    inputs = open_inputs(LABELS, tmp_path / "p.npy", batch_size=128)
-    assert np.array_equal(inputs.pred_probs[::2].compute(), PROBS[::2])
-    assert np.array_equal(inputs.pred_probs[5].compute(), PROBS[5])

@@ -12,7 +12,6 @@ import draws
 import labelsieve
 from labelsieve import InvalidInputError, LabelsieveWarning, UnreadableDataError
 from labelsieve.job import grid as memory
-from labelsieve.job import grid as partitioning
 from labelsieve.storage import checked as checked_arrays
 
 N = 400
@@ -33,7 +32,7 @@ def stored(request, data, tmp_path_factory):
     """A result in several chunks, some of which hold nothing but zeros; where it is, and what it answers."""
     path = tmp_path_factory.mktemp("results") / "r.zarr"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partitioning, "RESULT_ROWS", 100)
+        patch.setattr("labelsieve.results.store.RESULT_ROWS", 100)
         patch.setattr(memory, "RUN_ROWS", 16)
         labels, probs = data[0].copy(), data[1]
         labels[100:200] = probs[100:200].argmax(axis=1)  # no issues here

@@ -11,6 +11,7 @@ import dask
 import numpy as np
 import pytest
 
+import labelsieve
 from draws import assert_same_bits, draw, find, in_turn
 from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import UnreadableDataError
@@ -20,7 +21,7 @@ from labelsieve.job.kept import SummaryReader
 from labelsieve.job.partition import Batches, Partition, RowRange
 from labelsieve.job.scan import scan
 from labelsieve.sources.objects import Prefetcher, retry
-from labelsieve.sources.source import Rows, Source
+from labelsieve.sources.source import ReadFacts, Rows, Source
 from labelsieve.storage.folder import open_folder
 from labelsieve.storage.remote import Cancellation, is_cancelled, repeat
 from processes import PATIENCE_S, run_python, wait_until
@@ -43,10 +44,8 @@ class WatchedSource(Source):
     `KeyboardInterrupt` of a task in the main thread too; a real one might come as that thread begins to wait.
     """
 
-    in_pieces = False
-
     def __init__(self, ending=None):
-        super().__init__(PROBS.shape, PROBS.dtype)
+        super().__init__(PROBS.shape, PROBS.dtype, ReadFacts(in_pieces=False))
         self.ending, self.armed = ending, threading.Event()
         self.both, self.has_ended = threading.Barrier(2), threading.Event()
         self.reads: list[int] = []
@@ -106,7 +105,7 @@ def test_the_other_tasks_read_no_further(tmp_path, monkeypatch, layer, ending, k
     error = UnreadableDataError if ending is OSError else ending
     with two_threads():
         with pytest.raises(error):
-            find(LABELS, source, retries=0, **place, **CUT, **RUNS[layer])
+            labelsieve.find_label_issues(LABELS, source, retries=0, progress=True, **place, **CUT, **RUNS[layer])
         source.has_ended.set()
     assert len(source.reads) == 2, "one of each thread, both begun before the end"
     assert len({start // (10 * ROWS) for start in source.reads}) == 2

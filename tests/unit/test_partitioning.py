@@ -16,7 +16,7 @@ from labelsieve.job import grid as partitioning
 from labelsieve.job.grid import BLOCK_ROWS, Grid, Need, check_sizes, spans
 from labelsieve.job.inputs import group_size, plan_grid
 from labelsieve.job.partition import PartitionWork
-from labelsieve.results.store import ISSUE_BYTES, result_rows, run_rows
+from labelsieve.results.store import ISSUE_BYTES, RESULT_ROWS, result_rows, run_rows
 
 PLENTY = 10**15
 
@@ -80,7 +80,7 @@ def test_a_partition_is_a_group_of_batches(batches, partition_batches):
 def test_equal_batches_and_the_same_ones_listed_are_the_same_grid():
     equal = Grid.grouped(100, 30, 3)
     listed = Grid.grouped(100, batch_rows(equal), 3)
-    assert equal.batch_rows == (30, 30, 30, 10)
+    assert batch_rows(equal) == (30, 30, 30, 10)
     assert ranges_of(equal) == ranges_of(listed) == [[(0, 30), (30, 60), (60, 90)], [(90, 100)]]
     assert [equal.bounds(i) for i in (0, 1)] == [listed.bounds(i) for i in (0, 1)] == [(0, 90), (90, 100)]
 
@@ -96,7 +96,7 @@ def test_equal_batches_and_the_same_ones_listed_are_the_same_grid():
 )
 def test_spans_cover_all_rows_once_and_are_whole_stored_chunks(grid, chunk, span_bytes, n_threads):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partitioning, "RESULT_ROWS", chunk)
+        patch.setattr("labelsieve.results.store.RESULT_ROWS", chunk)
         patch.setattr(partitioning, "_SPAN_BYTES", span_bytes)
         found = spans(grid, 10, n_threads)
     edges = [found[0].start, *(span.stop for span in found)]
@@ -117,8 +117,8 @@ def test_spans_cover_all_rows_once_and_are_whole_stored_chunks(grid, chunk, span
 
 
 def test_spans_touch_no_partition_in_vain():
-    grid = Grid.grouped(3 * partitioning.RESULT_ROWS, partitioning.RESULT_ROWS, 1)
-    assert [span.pieces for span in spans(grid, 10, 100)] == [((i, 0, partitioning.RESULT_ROWS),) for i in range(3)]
+    grid = Grid.grouped(3 * RESULT_ROWS, RESULT_ROWS, 1)
+    assert [span.pieces for span in spans(grid, 10, 100)] == [((i, 0, RESULT_ROWS),) for i in range(3)]
 
 
 def test_there_are_some_spans_for_each_thread_and_each_is_about_32_mb():
@@ -190,7 +190,7 @@ def test_a_batch_is_a_whole_number_of_stored_chunks(batch_size, row_chunk, rows)
 def test_a_stored_chunk_too_large_for_memory_is_read_in_pieces():
     # A quarter over two threads of 100 byte rows: 5,000 rows. `test_reading` holds the warning.
     grid = plan_grid(50_000, 100, 20_000, 2, 4_000_000)
-    assert grid.batch_rows == (5000,) * 10
+    assert batch_rows(grid) == (5000,) * 10
 
 
 @pytest.mark.parametrize("batch_size", ["auto", 1_000_000])
@@ -201,7 +201,7 @@ def test_small_stored_chunks_stay_whole_where_memory_is_short(batch_size):
 
 
 def test_rows_that_are_stored_apart_keep_a_given_batch_size():
-    assert plan_grid(50_000, 100, None, 2, 4_000_000, batch_size=20_000).batch_rows == (20_000, 20_000, 10_000)
+    assert batch_rows(plan_grid(50_000, 100, None, 2, 4_000_000, batch_size=20_000)) == (20_000, 20_000, 10_000)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import click
 
 from labelsieve import __version__
 from labelsieve.errors import LabelsieveError, size
-from labelsieve.job.grid import CANDIDATE_BYTES, CANDIDATE_COPIES
 from labelsieve.options import ABSENT_THRESHOLD
 from labelsieve.results.store import ISSUE_BYTES
 from labelsieve.storage.remote import without_query
@@ -286,6 +285,8 @@ def plan_text(plan: Plan) -> str:
         lines["client memory"] = size(plan.client_bytes)
         lines["network"] = f"{size(plan.network_bytes)}, and the issues"
     if plan.n_reads == 3:
+        from labelsieve.job.grid import CANDIDATE_BYTES, CANDIDATE_COPIES
+
         lines["third read"] = (
             f"{size(CANDIDATE_BYTES * CANDIDATE_COPIES)} per row selected for a class pair, here and in each thread; "
             "planned for a tenth of the rows, and refused before that read if they do not fit"

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
 import dask
+from dask.utils import parse_bytes
 
 from labelsieve.errors import (
+    InputTypeError,
     InvalidInputError,
     LabelsieveError,
     TaskFailedError,
@@ -27,9 +29,10 @@ from labelsieve.errors import (
     UnwritableError,
     warn,
 )
-from labelsieve.execution.executor import Executor, LostDataError, free_bytes
-from labelsieve.execution.graph import Column, blocks_of, is_future
+from labelsieve.execution.executor import Executor, LocalExecutor, LostDataError, free_bytes
+from labelsieve.execution.graph import Column, blocks_of, is_future, this_worker
 from labelsieve.execution.progress import Progress
+from labelsieve.options import check_whole_number
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -288,6 +291,79 @@ def _error_of(check: Callable[[], None]) -> tuple[type[LabelsieveError], str] | 
     except Exception as error:  # noqa: BLE001  # any error that keeps a worker from its data is reported
         return UnreadableDataError, f"{type(error).__name__}: {error}"
     return None
+
+
+def choose_executor(
+    client: Any = None, max_memory: int | str | None = None, retries: int = 0, *, refuse: bool = True
+) -> Executor:
+    """Return the executor for `client`, for the active client, or for Dask's local scheduler.
+
+    Parameters
+    ----------
+    client : distributed.Client or Executor, optional
+        The cluster to use, or an executor of your own.
+    max_memory : int or str, optional
+        Most memory of each process: bytes, or text such as ``"1GiB"``.
+    retries : int
+        Number of times to run a failed task again.
+    refuse : bool
+        Whether processes with another version of Labelsieve are an error, and not left to the caller.
+
+    Raises
+    ------
+    InputTypeError
+        If `client` is not a synchronous client.
+    InvalidInputError
+        If `max_memory` is not a size.
+    TaskFailedError
+        If the client is closed, or the cluster has no workers, or other versions.
+    """
+    limit = None if max_memory is None else _bytes(max_memory)
+    if isinstance(client, Executor):
+        return client.limited(limit)
+    if client is None:
+        client = active_client()
+    elif not (hasattr(client, "scheduler_info") and hasattr(client, "gather")):
+        raise InputTypeError(f"client must be a distributed.Client, not {type(client).__name__}")
+    elif getattr(client, "asynchronous", False):
+        raise InputTypeError("client is asynchronous: give a synchronous distributed.Client")
+    elif client.status == "closed":
+        raise TaskFailedError("client is closed: connect a new distributed.Client")
+    if client is None:
+        return LocalExecutor(limit, retries)
+    executor = ClusterExecutor(client, limit, retries)
+    if refuse and executor.misfits:
+        raise TaskFailedError(executor.misfits[0].sentence)
+    return executor
+
+
+def active_client() -> Any:
+    """Return the active `distributed.Client`; None if there is none, or Dask is set to a local scheduler.
+
+    Inside a task on a worker this is None too: the task would wait for other tasks, which might never get a thread.
+    """
+    distributed: Any = sys.modules.get("distributed")
+    chosen = dask.config.get("scheduler", None)
+    if distributed is None or chosen not in (None, "dask.distributed", "distributed") or this_worker():
+        return None
+    try:
+        return distributed.get_client()
+    except ValueError:
+        return None
+
+
+def _bytes(value: int | str) -> int:
+    """Return a number of bytes, given as a number or as text such as "1GiB"."""
+    refused = InvalidInputError(f'max_memory must be bytes, or text such as "1GiB", not {value!r}')
+    if isinstance(value, str) and not any(map(str.isdecimal, value)):
+        raise refused
+    try:
+        n_bytes = int(parse_bytes(value)) if isinstance(value, str) else check_whole_number("max_memory", value, 1)
+    except ValueError as error:
+        raise refused from error
+    if n_bytes < 1:
+        raise InvalidInputError(f"max_memory must be at least 1 byte, not {value!r}")
+    return n_bytes
 
 
 # The versions in a process, or why they are not known: why Labelsieve could not be imported there.

@@ -19,7 +19,8 @@ from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.summarize import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.confident_learning.thresholds import class_dtype, label_dtype
 from labelsieve.errors import InvalidInputError, warn
-from labelsieve.execution.executor import Executor, choose_executor, free_bytes
+from labelsieve.execution.cluster import choose_executor
+from labelsieve.execution.executor import Executor, free_bytes
 from labelsieve.execution.graph import Column, nothing_like
 from labelsieve.job import grid as partitioning
 from labelsieve.job.grid import Auto, Grid, Need, growing_grid, snapped

@@ -34,7 +34,8 @@ from labelsieve.errors import (
     size,
     warn,
 )
-from labelsieve.execution.executor import LostDataError, choose_executor, free_bytes
+from labelsieve.execution.cluster import choose_executor
+from labelsieve.execution.executor import LostDataError, free_bytes
 from labelsieve.job import fork_pool
 from labelsieve.job.grid import arrays_of, candidate_bytes, expected_issues, partitions_by_array
 from labelsieve.job.inputs import Inputs, check_output_of, on_grid, open_given, open_pair
@@ -584,18 +585,21 @@ class _Run(Passes):
 
     def _check_fits(self, n_issues: int) -> None:
         """Raise unless `n_issues` issues can be sorted in this process."""
-        executor, need = self.job.executor, self.fit.need
-        if executor.is_cluster:
-            room = int(free_bytes() * _CLIENT_SHARE)
-        else:
-            taken = executor.base_bytes + need.partials + (0 if self.fit.stored else need.summaries())
-            room = max(_FEW_ISSUE_BYTES, executor.limit - taken)
+        room = self._room()
         if n_issues * ISSUE_BYTES > room:
             raise MemoryLimitError(
                 f"the {n_issues:,} issues would take {size(n_issues * ISSUE_BYTES)} in this process, but may take only "
                 f"{size(room)}. Write them to an output, which may be of any size: output='issues.zarr' "
                 "(-o issues.zarr)"
             )
+
+    def _room(self) -> int:
+        """Return the bytes that issues may take if they are sorted in this process."""
+        executor, need = self.executor, self.fit.need
+        if executor.is_cluster:
+            return int(free_bytes() * _CLIENT_SHARE)
+        taken = executor.base_bytes + need.partials + (0 if self.fit.stored else need.summaries())
+        return max(_FEW_ISSUE_BYTES, executor.limit - taken)
 
     def _run_room(self) -> int:
         """Return the bytes that each thread may take to sort issues: what the plan allows and what it leaves free.

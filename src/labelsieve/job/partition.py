@@ -23,7 +23,7 @@ Block = npt.NDArray[Any]
 
 
 class RowRange:
-    """A lazy range of rows of a source: a block of a Dask array over files.
+    """A lazy range of rows of a source: the argument of a task that reads them.
 
     Parameters
     ----------
@@ -38,7 +38,6 @@ class RowRange:
     def __init__(self, source: Source, start: int = 0, stop: int | None = None, origin: int = 0) -> None:
         self.source, self.start, self.stop = source, start, source.n_rows if stop is None else stop
         self.origin = origin
-        self.shape, self.dtype, self.ndim = (self.stop - start, *source.shape[1:]), source.dtype, source.ndim
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle without the names of attributes: each task of a graph is sent two ranges."""
@@ -54,21 +53,6 @@ class RowRange:
         """Return a source that holds rows ``[start, stop)`` of the input, and the row at which it begins."""
         part, origin = self.source.part(start - self.origin, stop - self.origin)
         return part, origin + self.origin
-
-    def __getitem__(self, key: Any) -> RowRange | Block:
-        """Return a slice of rows as a lazy range; read the rows for any other index that NumPy accepts."""
-        rows, *columns = key if isinstance(key, tuple) else (key,)
-        all_columns = [slice(0, size) for size in self.shape[1:]]
-        if isinstance(rows, slice) and rows.step in (None, 1) and columns in ([], all_columns):
-            start, stop, _ = rows.indices(self.shape[0])
-            return RowRange(self.source, self.start + start, self.start + stop, self.origin)
-        block: Block = np.asarray(self)[key]
-        return block
-
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Block:
-        """Read the rows."""
-        rows: Block = np.asarray(self.source[self.start : self.stop], dtype, copy=copy)
-        return rows
 
 
 @dataclass(frozen=True)

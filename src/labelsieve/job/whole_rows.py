@@ -35,7 +35,8 @@ from labelsieve.confident_learning.thresholds import (
     issue_counts_finalize,
 )
 from labelsieve.errors import InvalidInputError, located
-from labelsieve.execution.executor import Executor, choose_executor
+from labelsieve.execution.cluster import choose_executor
+from labelsieve.execution.executor import Executor
 from labelsieve.job.grid import BLOCK_ROWS
 from labelsieve.job.inputs import kept_if_it_fits, open_inputs, open_pair
 from labelsieve.job.kept import SummaryReader

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from labelsieve.job.grid import Grid, arrays_of, growing_grid, partitions_by_array
 from labelsieve.sources.composite import ShardsSource
-from labelsieve.sources.source import Source
+from labelsieve.sources.source import ReadFacts, Source
 
 
 class Described(Source):
     """An array that is only described."""
 
     def __init__(self, place, n_rows, row_chunk=None, version_rows=None):
-        super().__init__((n_rows, 3), np.dtype("f8"), row_chunk)
+        super().__init__((n_rows, 3), np.dtype("f8"), ReadFacts(row_chunk))
         self._place, self._version_rows = place, version_rows
 
     @property

@@ -27,8 +27,11 @@ import s3
 from draws import assert_same_array, assert_same_bits, draw, find, in_turn
 from labelsieve.cli import app
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, UnreadableDataError
+from labelsieve.execution.executor import LocalExecutor
+from labelsieve.execution.graph import Task, map_blocks
 from labelsieve.job import inputs as opening
 from labelsieve.job.inputs import open_inputs
+from labelsieve.job.scan import class_sums
 from labelsieve.sources import npy as remote_npy
 from labelsieve.sources import zarr as remote_zarr
 from labelsieve.sources import zarr as zarr_chunks
@@ -632,10 +635,12 @@ def test_headers_of_any_length_are_read(memory):
 def shown_of(source):
     """Return all that a log or a record could show of a source, as text."""
     inputs = open_inputs(LABELS, source, batch_size=100)
-    graph = inputs.pred_probs.__dask_graph__()
-    texts = [repr(source), str(source), source.where, json.dumps(source.identity()), repr(inputs.pred_probs)]
-    texts += [repr(graph), repr(dict(graph)), repr(graph.layers), inputs.pred_probs._repr_html_(), repr(inputs)]
-    texts += [repr(partition) + repr(vars(partition)) for partition in inputs.partitions()]
+    columns = inputs.columns(LocalExecutor())
+    array = map_blocks("scan", Task(inputs.work(class_sums), 1), columns)
+    graph = array.__dask_graph__()
+    texts = [repr(source), str(source), source.where, json.dumps(source.identity()), repr(array)]
+    texts += [repr(graph), repr(dict(graph)), repr(graph.layers), array._repr_html_(), repr(inputs)]
+    texts += [repr(rows) + repr(vars(rows)) for rows in columns[2]]
     texts += source.part_identities([(0, 100)])
     return "\n".join(texts)
 

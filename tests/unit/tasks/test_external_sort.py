@@ -174,14 +174,14 @@ def test_few_rows_are_one_range():
 def tiny(monkeypatch):
     """Make runs, chunks of the result, spans and blocks of a few rows."""
     for module, name, rows in (
-        ("partitioning", "RESULT_ROWS", 16),
-        ("memory", "RUN_ROWS", 10),
-        ("partitioning", "_SPAN_BYTES", 400),
-        ("tasks.scan", "BLOCK_ROWS", 7),  # as many as a strip has, at least
+        ("results.store", "RESULT_ROWS", 16),
+        ("results.store", "RUN_ROWS", 10),
+        ("job.grid", "_SPAN_BYTES", 400),
+        ("job.scan", "BLOCK_ROWS", 7),  # as many as a strip has, at least
         ("confident_learning.thresholds", "SLICE_ROWS", 5),
-        ("tasks.external_sort", "_RUN_BLOCK_ROWS", 3),
-        ("tasks.external_sort", "_SAMPLE_STEP", 2),
-        ("tasks.partition", "STRIP_BYTES", 100),
+        ("job.table", "_RUN_BLOCK_ROWS", 3),
+        ("job.table", "_SAMPLE_STEP", 2),
+        ("job.partition", "STRIP_BYTES", 100),
     ):
         monkeypatch.setattr(f"labelsieve.{module}.{name}", rows)
 
@@ -230,8 +230,8 @@ def test_a_result_is_the_same_whatever_the_sizes(
     where = {"output": folder / "r.zarr"} | ({"workdir": folder / "work"} if kept else {})
     want = draws.bits(labelsieve.find_label_issues(labels, probs, **choices))
     with draws.pieces(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partitioning, "RESULT_ROWS", result_rows)
-        patch.setattr(memory, "RUN_ROWS", run_rows)
+        patch.setattr("labelsieve.results.store.RESULT_ROWS", result_rows)
+        patch.setattr("labelsieve.results.store.RUN_ROWS", run_rows)
         patch.setattr(partitioning, "_SPAN_BYTES", span_bytes)
         patch.setattr("labelsieve.job.scan.BLOCK_ROWS", 63)  # a strip of 1000 bytes has as many
         patch.setattr("labelsieve.job.table._SAMPLE_STEP", 3)
@@ -245,7 +245,7 @@ def test_a_result_is_the_same_whatever_the_sizes(
 def test_issues_that_do_not_fit_are_an_error_and_an_output_takes_them(tmp_path, tiny, monkeypatch):
     labels, probs = draws.draw(300, 4, seed=4)
     want = labelsieve.find_label_issues(labels, probs)
-    monkeypatch.setattr("labelsieve.job.job.Job._room", lambda *_: 1000)
+    monkeypatch.setattr("labelsieve.job.job._Run._room", lambda *_: 1000)
     words = rf"^the {want.num_issues} issues would take .* in this process, but may take only 1 kB\. Write them to"
     for where in ({}, {"workdir": tmp_path / "w"}):
         with pytest.raises(labelsieve.MemoryLimitError, match=words) as caught:
@@ -290,7 +290,7 @@ def test_more_issues_are_sorted_in_larger_runs_where_there_is_room(tmp_path, tin
         asked.append(n_issues)
         return memory.run_rows(30 * 1024 if room > 1e9 else 1, room)
 
-    monkeypatch.setattr(partitioning, "RESULT_ROWS", 160)  # and so a span
+    monkeypatch.setattr("labelsieve.results.store.RESULT_ROWS", 160)  # and so a span
     monkeypatch.setattr("labelsieve.job.table.run_rows", run_rows)
     found = labelsieve.find_label_issues(labels, probs, output=tmp_path / "r.zarr", max_memory=int(limit))
     assert asked == [found.estimated_num_issues]
