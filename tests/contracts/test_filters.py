@@ -176,7 +176,7 @@ def small_rounds(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("shape", "filter_by", "few_pairs"), in_turn([None, *SHAPES], PRUNING, [0, 4096], times=3), ids=str
+    ("shape", "filter_by", "few_pairs"), in_turn([None, *SHAPES], PRUNING, [0, 4096], times=2), ids=str
 )
 @pytest.mark.filterwarnings("ignore:.* no more than:labelsieve.LabelsieveWarning")
 def test_rounds_change_no_row(monkeypatch, small_rounds, few_pairs, filter_by, shape):
