@@ -26,8 +26,8 @@ from labelsieve.confident_learning.summarize import is_ignored
 from labelsieve.confident_learning.thresholds import Float64s, Int64s
 from labelsieve.errors import InvalidInputError
 from labelsieve.job.grid import Auto
+from labelsieve.job.inputs import JobSettings
 from labelsieve.job.job import Job
-from labelsieve.job.settings import JobSettings
 from labelsieve.job.workdir import check_versions, note_versions
 from labelsieve.options import (
     ESTIMATION_METHODS,

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from labelsieve.job.grid import Auto
+from labelsieve.job.inputs import JobSettings
 from labelsieve.job.job import Job
 from labelsieve.job.plan import Plan
-from labelsieve.job.settings import JobSettings
 from labelsieve.options import (
     FOR_FINDING,
     NOTHING,

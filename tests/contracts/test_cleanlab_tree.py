@@ -351,7 +351,7 @@ def test_what_filters_refuse():
 
 
 def test_a_joint_with_a_filter_that_has_no_use_for_it_is_refused_by_a_job():
-    from labelsieve.job.settings import JobSettings
+    from labelsieve.job.inputs import JobSettings
 
     with pytest.raises(InvalidInputError, match="filter_by='confident_learning' does not use confident_joint"):
         JobSettings(filter_by="confident_learning", confident_joint=np.ones((2, 2)))

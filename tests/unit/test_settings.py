@@ -18,7 +18,7 @@ from labelsieve.confident_learning.filters import FILTERS
 from labelsieve.confident_learning.matrices import PY_METHODS
 from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import InvalidInputError, LabelsieveError
-from labelsieve.job.settings import JobSettings
+from labelsieve.job.inputs import JobSettings
 from labelsieve.options import ESTIMATION_METHODS, FILTER_NAMES, METHODS, RULES, batched_choices
 from pages import guide
 

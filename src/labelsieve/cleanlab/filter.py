@@ -19,8 +19,8 @@ from labelsieve.confident_learning.joint import calibrated_joint
 from labelsieve.confident_learning.matrices import Entries
 from labelsieve.confident_learning.thresholds import Bools, Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError, warn
+from labelsieve.job.inputs import JobSettings
 from labelsieve.job.job import Job
-from labelsieve.job.settings import JobSettings
 from labelsieve.job.whole_rows import WholeRows
 from labelsieve.multilabel_classification import filter as multilabel_filter
 from labelsieve.options import FILTER_NAMES, FLOAT_TOLERANCE, FilterName, Method

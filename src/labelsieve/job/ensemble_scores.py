@@ -13,8 +13,8 @@ import numpy.typing as npt
 from labelsieve.confident_learning.thresholds import Float64s
 from labelsieve.errors import InputTypeError, InvalidInputError, located, warn
 from labelsieve.execution.cluster import choose_executor
+from labelsieve.job.inputs import JobSettings
 from labelsieve.job.job import Job
-from labelsieve.job.settings import JobSettings
 from labelsieve.job.whole_rows import WholeRows, clipped_log, member_accuracies
 from labelsieve.options import Method
 from labelsieve.sources.composite import Ensemble, EnsembleSource

@@ -1,20 +1,26 @@
-"""Both inputs on one grid of batches, as Dask arrays and as arguments of tasks."""
+"""What a job is given: its settings, checked once, and both inputs on one grid of batches."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import multiprocessing
 import os
+import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Final, TypeGuard, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard, overload
 
 import numpy as np
+import psutil
 
-from labelsieve.confident_learning.filters import Filter
+from labelsieve.confident_learning.checks import RowChecks
+from labelsieve.confident_learning.filters import Filter, default_rule, filter_of
+from labelsieve.confident_learning.joint import ConfidentCounts
+from labelsieve.confident_learning.matrices import entries_of
 from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.summarize import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.confident_learning.thresholds import class_dtype, label_dtype
@@ -22,23 +28,189 @@ from labelsieve.errors import InvalidInputError, warn
 from labelsieve.execution.cluster import choose_executor
 from labelsieve.execution.executor import Executor, free_bytes
 from labelsieve.execution.graph import Column, nothing_like
-from labelsieve.job import grid as partitioning
-from labelsieve.job.grid import Auto, Grid, Need, growing_grid, snapped
+from labelsieve.job.grid import PARTITIONS_A_THREAD, Auto, Grid, Need, check_sizes, growing_grid, snapped
 from labelsieve.job.partition import Block, PartitionWork, RowRange
-from labelsieve.job.settings import JobSettings
+from labelsieve.options import (
+    NOTHING,
+    EstimationMethod,
+    FilterName,
+    Method,
+    Rule,
+    check_flag,
+    check_ignore_label,
+    check_seconds,
+    check_whole_number,
+)
 from labelsieve.results.store import check_output
 from labelsieve.sources.arrays import ArraySource, read_narrowed
-from labelsieve.sources.composite import Ensemble, Folds, softmax_blocks
+from labelsieve.sources.composite import Ensemble, Folds, check_dtype, softmax_blocks
 from labelsieve.sources.objects import RETRIES, retry
 from labelsieve.sources.open import Opened, check_axes, check_lengths, open_labels, open_pred_probs, where_is
 from labelsieve.sources.places import are_places
 from labelsieve.sources.recording import open_summaries
 from labelsieve.sources.source import Source
 from labelsieve.sources.tables import open_columns
-from labelsieve.storage.remote import is_url
+from labelsieve.storage.remote import check_place, is_url
 
 if TYPE_CHECKING:
     import dask.array as da  # for types alone: importing it is slow  # for types alone
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """All settings of `labelsieve.find_label_issues`, under the same names, and one of cleanlab's function.
+
+    Attributes
+    ----------
+    filter : Filter
+        The filter, whose ``settings`` are the settings that change the result.
+    given_joint : ConfidentCounts or None
+        The joint of the user that the filters that prune use in place of their own.
+    checks : RowChecks
+        Which rows are accepted although they cannot be a distribution.
+
+    Raises
+    ------
+    InvalidInputError
+        For a value that is not allowed, and for values that cannot be combined.
+    """
+
+    data: Any = None
+    summaries: Any = None
+    n_classes: int | None = None
+    batch_size: int | Auto = "auto"
+    method: Method = "self_confidence"
+    adjust_pred_probs: bool = False
+    estimation_method: EstimationMethod = "off_diagonal"
+    filter_by: FilterName | None = None
+    rank_by: Method | None = None
+    rule: Rule | None = None
+    frac_noise: float = 1.0
+    num_to_remove_per_class: Sequence[int] | None = None
+    min_examples_per_class: int = 1
+    partition_batches: int | Auto = "auto"
+    from_logits: bool = False
+    dtype: Any = None
+    allow_zero_rows: bool = False
+    allow_unnormalized_rows: bool | Literal["warn"] = False  # "warn" in cleanlab's batched API
+    n_jobs: int | None = 1
+    progress: bool | None = None
+    client: Any = None
+    workdir: str | os.PathLike[str] | None = None
+    fresh: bool = False
+    wait: float = 90
+    output: str | os.PathLike[str] | None = None
+    max_memory: int | str | None = None
+    retries: int = 2
+    class_names: Sequence[str] | None = None
+    ignore_label: Any = NOTHING
+    ids: Any = None
+    confident_joint: Any = None  # for the filters that prune, of cleanlab's functions and of tags
+
+    filter: Filter = field(init=False, repr=False, compare=False)
+    given_joint: ConfidentCounts | None = field(init=False, repr=False, compare=False)
+    checks: RowChecks = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_flag("fresh", self.fresh)
+        check_flag("from_logits", self.from_logits)
+        checked: dict[str, Any] = {
+            "retries": check_whole_number("retries", self.retries, 0),
+            "wait": check_seconds("wait", self.wait),
+        }
+        if self.ignore_label is not NOTHING:
+            checked["ignore_label"] = check_ignore_label(self.ignore_label)
+        if self.dtype is not None:
+            checked["dtype"] = check_dtype(self.dtype)
+        if not all(type(size) is str and size == "auto" for size in (self.batch_size, self.partition_batches)):
+            check_sizes(self.batch_size, self.partition_batches)
+        if type(self.n_jobs) is not int or self.n_jobs != 1:
+            checked["n_jobs"] = resolve_n_jobs(self.n_jobs, verbose=self.progress is not False)
+        if self.output is not None:
+            checked["output"] = _checked_output(self.output)
+        vars(self).update(checked)
+        rule = self._filter()
+        if self.allow_unnormalized_rows == "warn":
+            checks = RowChecks(unnormalized_rows="warn")
+        else:
+            flags = {"allow_zero_rows": self.allow_zero_rows, "allow_unnormalized_rows": self.allow_unnormalized_rows}
+            checks = RowChecks.of(**flags)
+        joint = self.confident_joint
+        if joint is not None:
+            if not rule.prunes:
+                raise InvalidInputError(f"filter_by={rule.name!r} does not use confident_joint")
+            joint = joint if isinstance(joint, ConfidentCounts) else entries_of("confident_joint", joint).counts()
+        vars(self).update(filter=rule, given_joint=joint, checks=checks)
+
+    def _filter(self) -> Filter:
+        """Return the filter, whose ``settings`` are the settings that change the result."""
+        method, rule = self.method, self.rule
+        if self.rank_by is not None:
+            if self.filter_by is None:
+                raise InvalidInputError(
+                    "rank_by needs filter_by; without a filter, method both selects rows and ranks them"
+                )
+            if method not in ("self_confidence", self.rank_by):
+                raise InvalidInputError(
+                    f"rank_by={self.rank_by!r} and method={method!r} are two scores to rank by: give one"
+                )
+            method = self.rank_by
+        return filter_of(
+            Settings(
+                method,
+                self.adjust_pred_probs,
+                self.estimation_method,
+                default_rule(self.filter_by) if rule is None else rule,
+                self.filter_by,
+                self.frac_noise,
+                self.num_to_remove_per_class,  # type: ignore[arg-type]  # checked and made a tuple
+                self.min_examples_per_class,
+            )
+        )
+
+
+def _checked_output(output: Any) -> str:
+    location = check_place("output", output) if isinstance(output, str | os.PathLike) else output
+    if not isinstance(location, str) or not location.endswith(".zarr"):
+        raise InvalidInputError(f"output must be a path or URL that ends in .zarr, not {output!r}")
+    return location
+
+
+# The settings that `labelsieve.find_label_issues` takes.
+SETTING_NAMES: Final = tuple(one.name for one in fields(JobSettings) if one.init and one.name != "confident_joint")
+
+
+def resolve_n_jobs(n_jobs: int | None, *, verbose: bool = True) -> int:
+    """Return the number of processes that `n_jobs` stands for.
+
+    Parameters
+    ----------
+    n_jobs : int or None
+        None means the number of physical cores, or of logical cores if psutil does not know the physical ones.
+    verbose : bool
+        Whether to print a message if the number is not what the user would expect.
+
+    Raises
+    ------
+    InvalidInputError
+        If `n_jobs` is not None or a whole number of at least 1.
+    """
+    if n_jobs is not None:
+        n_jobs = check_whole_number("n_jobs", n_jobs, 1, otherwise="None or ")
+    if platform.system() != "Linux":
+        if verbose and n_jobs != 1:
+            print("n_jobs is 1: processes are forked on Linux only")
+        return 1
+    if n_jobs is not None:
+        return n_jobs
+    physical = psutil.cpu_count(logical=False)
+    if physical:
+        return int(physical)
+    logical = multiprocessing.cpu_count()
+    if verbose:
+        print(f"n_jobs is {logical}, the logical cores: the number of physical ones is unknown")
+    return logical
+
 
 # A Dask array that is read more than once is kept if it takes at most this share of the free memory.
 _PERSIST_SHARE: Final = 0.3
@@ -211,18 +383,6 @@ class Inputs:
             columns.append(executor.scatter([rows_of(opened, start, stop) for start, stop in bounds]))
         return columns
 
-    def columns_without(self, columns: Callable[[], list[Column]], finished: Collection[int]) -> list[Column]:
-        """Return columns without the blocks of finished partitions, which Dask would have to compute.
-
-        If all are finished, `columns` is not called: a Dask array is not even kept.
-        """
-        numbers = range(self.grid.n_partitions)
-        if self.is_stored:
-            return columns()
-        if len(finished) == len(numbers):
-            return [numbers, [None] * len(numbers), [None] * len(numbers)]
-        return [numbers, *(_without_blocks(column, finished) for column in columns()[1:])]
-
     def reachability(self) -> Callable[[], None]:
         """Return a check for workers, which raises if they cannot open an input. Arrays in memory are not checked."""
         sources = (self.labels_source, self.pred_probs_source)
@@ -266,9 +426,9 @@ def kept_bytes(inputs: Inputs, executor: Executor) -> int:
 
 
 def kept_if_it_fits(inputs: Inputs, executor: Executor, n_reads: int) -> Inputs:
-    """Keep a user's Dask array if it is read again and fits in memory; else warn that each read computes it again."""
+    """Keep a user's Dask array if it fits in memory; else warn that each read computes it again."""
     opened = inputs.opened_pred_probs
-    if n_reads == 1 or isinstance(opened, Source):
+    if isinstance(opened, Source):
         return inputs
     if kept_bytes(inputs, executor):
         kept = executor.keep(opened.rechunk((tuple(inputs.grid.partition_rows), (inputs.n_classes,))))
@@ -281,7 +441,7 @@ def kept_if_it_fits(inputs: Inputs, executor: Executor, n_reads: int) -> Inputs:
     return inputs
 
 
-def _without_blocks(column: Column, finished: Collection[int]) -> Column:
+def without_blocks(column: Column, finished: Collection[int]) -> Column:
     """Return a column with None in place of the blocks of finished partitions."""
     if isinstance(column, RowRanges):
         return column
@@ -408,7 +568,7 @@ def plan_grid(
     if partition_batches == "auto" and rows * batches * row_bytes > PARTITION_BYTES and n_large <= _UNEVEN_ROUNDS:
         # The threads of a large cluster would wait some ten seconds for the last ones.
         return Grid.tapered(n_rows, rows, batches)
-    return Grid.grouped(n_rows, rows, batches)
+    return Grid(n_rows, rows, rows * batches)
 
 
 def group_size(
@@ -417,7 +577,7 @@ def group_size(
     """Return the number of batches of `batch_bytes` bytes in a partition."""
     if partition_batches != "auto":
         return int(partition_batches)
-    target = total_bytes // (n_threads * partitioning.PARTITIONS_A_THREAD)
+    target = total_bytes // (n_threads * PARTITIONS_A_THREAD)
     if remote:
         target = max(target, min(_REMOTE_BYTES, total_bytes // (n_threads * REMOTE_PARTITIONS_A_THREAD)))
     target = min(target, max(PARTITION_BYTES, n_threads * SCHEDULED_BYTES))
@@ -617,8 +777,8 @@ def on_grid(
     labels: Opened,
     pred_probs: Opened,
     *,
-    batch_size: int | partitioning.Auto = "auto",
-    partition_batches: int | partitioning.Auto = "auto",
+    batch_size: int | Auto = "auto",
+    partition_batches: int | Auto = "auto",
     n_jobs: int = 1,
     executor: Executor | None = None,
     earlier: Mapping[str, Sequence[int]] | None = None,
@@ -652,7 +812,13 @@ def on_grid(
     else:
         least = 1 if forking else STRIP_BYTES
         planned = plan_source_grid(pred_probs, n_threads, executor, batch_size, partition_batches, least)
-        _warn_if_read_in_pieces(pred_probs, planned, n_threads)
+        stored, partition_rows = min(pred_probs.facts.row_chunk or 0, pred_probs.n_rows), planned.largest_partition
+        if stored > partition_rows:
+            warn(
+                f"a stored chunk of {stored:,} rows takes {stored * pred_probs.row_bytes / 1e9:.1f} GB, too much for "
+                f"{n_threads} threads: it is read about {math.ceil(stored / partition_rows)} times, in pieces, and "
+                "decoded whole each time if it spans all classes. Chunks of fewer rows avoid that."
+            )
     if earlier is not None:
         planned = growing_grid(pred_probs, planned, earlier)
     if not _reads_first(labels, planned, executor, pred_probs.shape[1]):
@@ -663,7 +829,7 @@ def on_grid(
     return Inputs(labels, pred_probs, planned, held_bytes=held, labels_first=True, ignored=ignored)
 
 
-def _reads_first(labels: Opened, grid: partitioning.Grid, executor: Executor, n_classes: int) -> TypeGuard[Source]:
+def _reads_first(labels: Opened, grid: Grid, executor: Executor, n_classes: int) -> TypeGuard[Source]:
     """Return whether to read the labels first: if they are small, or if partitions would decode a chunk again."""
     small = labels.shape[0] * class_dtype(n_classes).itemsize <= _READ_FIRST_BYTES and not executor.is_cluster
     return (
@@ -671,33 +837,24 @@ def _reads_first(labels: Opened, grid: partitioning.Grid, executor: Executor, n_
     )
 
 
-def _warn_if_read_in_pieces(source: Source, grid: partitioning.Grid, n_threads: int) -> None:
-    stored, partition_rows = min(source.facts.row_chunk or 0, source.n_rows), grid.largest_partition
-    if stored > partition_rows:
-        warn(
-            f"a stored chunk of {stored:,} rows takes {stored * source.row_bytes / 1e9:.1f} GB, too much for "
-            f"{n_threads} threads: it is read about {math.ceil(stored / partition_rows)} times, in pieces, and "
-            "decoded whole each time if it spans all classes. Chunks of fewer rows avoid that."
-        )
-
-
-def _cuts(grid: partitioning.Grid, labels: Source) -> bool:
+def _cuts(grid: Grid, labels: Source) -> bool:
     """Return whether the labels of some rows would be decoded again for the next batch or partition."""
-    if labels.row_edges is None:
-        return bool(labels.facts.row_chunk and _is_cut(labels.facts.row_chunk, grid))
-    edges = set(labels.row_edges.tolist())
-    return any(grid.bounds(index)[1] not in edges for index in range(grid.n_partitions))
+    edges, row_chunk = labels.row_edges, labels.facts.row_chunk
+    if edges is not None:
+        ends = set(edges.tolist())
+        return any(grid.bounds(index)[1] not in ends for index in range(grid.n_partitions))
+    if not row_chunk:
+        return False
+    if isinstance(grid.batches, int) and grid.n_rows > grid.largest_batch and grid.batches % row_chunk:
+        return True
+    if isinstance(grid.batches, tuple):
+        sizes: Sequence[int] = grid.batches
+    else:
+        sizes = [grid.partitions] * grid.n_partitions if isinstance(grid.partitions, int) else grid.partition_rows
+    return any(rows % row_chunk for rows in set(sizes[:-1]))
 
 
 def _stored_rows(source: Source) -> int:
     """Return the largest number of rows that are decoded together."""
     edges = source.row_edges
     return source.facts.row_chunk or 0 if edges is None else int(np.diff(edges, prepend=0).max())
-
-
-def _is_cut(row_chunk: int, grid: partitioning.Grid) -> bool:
-    """Return whether batches cut stored chunks, which the next batch would have to decode again."""
-    if isinstance(grid.batches, int) and grid.n_batches > 1 and grid.batches % row_chunk:
-        return True
-    sizes = grid.batches if isinstance(grid.batches, tuple) else grid.partition_rows
-    return any(rows % row_chunk for rows in set(sizes[:-1]))

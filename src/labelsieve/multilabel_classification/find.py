@@ -25,10 +25,9 @@ import numpy as np
 from labelsieve.confident_learning.filters import joint_of_tags
 from labelsieve.confident_learning.joint import ConfidentCounts
 from labelsieve.errors import InvalidInputError
-from labelsieve.job.inputs import check_output_of
+from labelsieve.job.inputs import SETTING_NAMES, JobSettings, check_output_of
 from labelsieve.job.job import Job
 from labelsieve.job.plan import Plan
-from labelsieve.job.settings import SETTING_NAMES, JobSettings
 from labelsieve.multilabel_classification.issues import MultilabelIssues
 from labelsieve.multilabel_classification.rows import open_tags
 from labelsieve.options import FOR_FINDING, explain_keywords

@@ -28,10 +28,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.job.inputs import check_output_of
+from labelsieve.job.inputs import SETTING_NAMES, JobSettings, check_output_of
 from labelsieve.job.job import Job
 from labelsieve.job.plan import Plan
-from labelsieve.job.settings import SETTING_NAMES, JobSettings
 from labelsieve.options import FOR_FINDING, explain_keywords
 from labelsieve.results.units import EqualImages, Layout, PixelLayout
 from labelsieve.segmentation.issues import SegmentationIssues

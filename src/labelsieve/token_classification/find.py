@@ -6,10 +6,9 @@ from dataclasses import replace
 from typing import Any, Final
 
 from labelsieve.errors import InvalidInputError
-from labelsieve.job.inputs import check_output_of
+from labelsieve.job.inputs import SETTING_NAMES, JobSettings, check_output_of
 from labelsieve.job.job import Job
 from labelsieve.job.plan import Plan
-from labelsieve.job.settings import SETTING_NAMES, JobSettings
 from labelsieve.options import FOR_FINDING, explain_keywords
 from labelsieve.results.units import TokenLayout
 from labelsieve.sources.objects import retry
