@@ -225,7 +225,6 @@ def all_bits(found):
     [
         *in_turn(FILTERS, [("self_confidence", False), ("normalized_margin", True)]),
         ("predicted_neq_given", ("self_confidence", False)),
-        ("predicted_neq_given", ("normalized_margin", True)),
     ],
     ids=str,
 )
