@@ -644,7 +644,7 @@ def test_a_task_is_sent_the_versions_of_its_own_chunks_only(tmp_path, layout):
     for start, stop in ((0, 20), (15, 33), (60, len(PROBS))):
         rows = pickle.loads(pickle.dumps(RowRange.of_part(source, start, stop)))
         assert len(rows.source.stored.stamps) == (-(-stop // unit) - start // unit) * width
-        assert np.array_equal(np.asarray(rows), PROBS[start:stop])
+        assert np.array_equal(rows.source[rows.start : rows.stop], PROBS[start:stop])
         part, origin = rows.part(start + 3, stop - 3)
         assert np.array_equal(part[start + 3 - origin : stop - 3 - origin], PROBS[start + 3 : stop - 3])
 
@@ -655,7 +655,8 @@ def test_a_task_is_sent_its_own_shards_only(tmp_path):
     source = open_pred_probs(tmp_path)
     rows = RowRange.of_part(source, 303, 306)
     assert len(pickle.dumps(rows)) < 3000 < len(pickle.dumps(source))
-    assert np.array_equal(np.asarray(pickle.loads(pickle.dumps(rows))), source[303:306])
+    sent = pickle.loads(pickle.dumps(rows))
+    assert np.array_equal(sent.source[sent.start : sent.stop], source[303:306])
 
 
 def test_sources_pickle_without_their_data(tmp_path):
