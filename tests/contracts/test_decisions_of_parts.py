@@ -81,6 +81,7 @@ def store_masks(form, folder, masks):
     return path, folder / "out.zarr", lambda place: zarr.open_array(place, mode="r")[:]
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", ["u1", "i8", ">i4"])
 @pytest.mark.parametrize("form", ["npy", "npy fortran", "zarr", "zarr sharded", "zarr v2"])
 def test_masks_on_disk(tmp_path, form, dtype):
@@ -473,6 +474,7 @@ def matrix_of(lists, dtype=np.uint8):
     return np.array([[tag in one for tag in range(5)] for one in lists], dtype)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", ["u1", "?", "f4", "i8"])
 @pytest.mark.parametrize("form", ["npy", "zarr", "array", "frame", "shards"])
 def test_a_matrix_of_tags(tmp_path, tagged, form, dtype):
@@ -501,6 +503,7 @@ def test_a_matrix_of_tags(tmp_path, tagged, form, dtype):
     assert np.array_equal(matrix, matrix_of(lists, dtype)), "the input is untouched"
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("form", [*FORMS, "parquet"])
 def test_lists_of_tags(tmp_path, monkeypatch, tagged, form, named):

@@ -325,6 +325,7 @@ def as_names(labels, names):
     return pa.array([None if label is None else names[label] for label in labels])
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("place", ["memory", "parquet", "feather"])
 @pytest.mark.parametrize("form", ["list", "columns"])
 def test_labels_that_are_names_or_null(tmp_path, place, form):
@@ -354,6 +355,7 @@ def test_labels_that_are_names_or_null(tmp_path, place, form):
         assert found.n_ignored == want.n_ignored == 100
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("place", ["memory", "parquet", "feather"])
 @pytest.mark.parametrize("form", ["list", "columns"])
 def test_logits_in_a_table(tmp_path, place, form):
@@ -606,6 +608,7 @@ BAD_TABLES = {
 }
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("place", ["memory", "parquet", "feather"])
 @pytest.mark.parametrize("case", BAD_TABLES)
 def test_bad_columns_are_refused_by_name(tmp_path, case, place):
