@@ -11,6 +11,8 @@ from labelsieve import InvalidInputError
 from labelsieve.confident_learning.filters import FILTERS, Filter
 from labelsieve.confident_learning.scores import SCORES, Score
 from labelsieve.confident_learning.select import Where
+from labelsieve.execution.executor import Executor
+from labelsieve.execution.graph import blocks_of
 from labelsieve.sources.places import FORMATS, Format
 from labelsieve.sources.source import FileSource, ReadFacts, Rows
 
@@ -104,3 +106,26 @@ def test_a_filter(tmp_path, monkeypatch):
         assert find(LABELS, PROBS, filter_by="far_below", **how).indices.tolist() == want
     with pytest.raises(InvalidInputError, match=r"filter_by='far_below' does not use num_to_remove_per_class"):
         find(LABELS, PROBS, filter_by="far_below", num_to_remove_per_class=[1, 1, 1, 1])
+
+
+# An executor: one task after the other, in this thread.
+class OneByOne(Executor):
+    def __init__(self):
+        super().__init__(n_threads=1)
+        self.names = []
+
+    def hold(self, array, progress=None, priority=None, describe=str):
+        self.names.append(array.name.rpartition("-")[0])
+        return blocks_of(array.persist(scheduler="synchronous"))
+
+
+@pytest.mark.parametrize("choices", [{}, {"filter_by": "both"}], ids=str)
+@pytest.mark.parametrize("kept", ["in memory", "in a workdir"])
+def test_an_executor(tmp_path, choices, kept):
+    executor = OneByOne()
+    if kept == "in a workdir":
+        choices = choices | {"workdir": tmp_path / "work"}
+    cut = {"batch_size": 70, "partition_batches": 2}
+    assert_same_bits(find(LABELS, PROBS, client=executor, **choices, **cut), find(LABELS, PROBS, **choices))
+    assert executor.names[0] == "scan"
+    assert ("margins" in executor.names) == ("filter_by" in choices)
