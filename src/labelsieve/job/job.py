@@ -282,7 +282,8 @@ class Job:
         self.given_joint = _given_joint(settings.confident_joint, self.rule)
         self.n_jobs = fork_pool.resolve_n_jobs(settings.n_jobs, verbose=settings.progress is not False)
         self.output = None if settings.output is None else os.fspath(settings.output)
-        check_output_of(settings, labels, pred_probs)
+        if self.output is not None:
+            check_output_of(settings, labels, pred_probs)
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries, refuse=False)
         self.given = self._open(labels, pred_probs, named=named)
 
