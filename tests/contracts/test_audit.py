@@ -13,7 +13,8 @@ from click.testing import CliRunner
 
 import labelsieve
 import labelsieve.token_classification
-from labelsieve.cli.app import cli, run
+from labelsieve.cli.app import run
+from labelsieve.cli.options import cli
 from labelsieve.confident_learning.estimate import (
     Share,
     allocate,

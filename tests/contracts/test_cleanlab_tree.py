@@ -348,10 +348,12 @@ def test_what_filters_refuse():
 
 
 def test_a_joint_with_a_filter_that_has_no_use_for_it_is_refused_by_a_job():
-    from labelsieve.job.inputs import JobSettings
+    from labelsieve.job.job import Job
+    from labelsieve.options import JobSettings
 
+    labels, probs = draw(20, 2, seed=15)
     with pytest.raises(InvalidInputError, match="filter_by='confident_learning' does not use confident_joint"):
-        JobSettings(filter_by="confident_learning", confident_joint=np.ones((2, 2)))
+        Job(labels, probs, JobSettings(filter_by="confident_learning", confident_joint=np.ones((2, 2))))
 
 
 def test_rows_that_do_not_sum_to_1_are_a_warning_as_cleanlab_takes_them():

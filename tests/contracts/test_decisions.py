@@ -23,7 +23,7 @@ from draws import draw
 from labelsieve import InputTypeError, InvalidInputError, apply_decisions
 from labelsieve.cli.app import run
 from labelsieve.review import decisions as module
-from labelsieve.review.labels import LabelFile, NpyLabels
+from labelsieve.review.labels import LabelFile, SourceLabels
 
 NAMES = ["=1+1", "cat", "dög"]
 HEADER = ["row", "id", "given_label", "decision", "label", "reviewer", "time"]
@@ -697,10 +697,12 @@ def test_a_csv_file_is_read_as_by_pythons_reader_whatever_its_blocks(data, tmp_p
         reader = csv.reader(file)
         wanted = [(cells, reader.line_num) for cells in reader if cells][1:]
     assert len(found) == n
-    for one, (cells, line) in zip(found, wanted, strict=True):
+    for place, (cells, line) in enumerate(wanted):
         own, who = (cell.removeprefix("'") if cell == "'=1" else cell for cell in (cells[1], cells[5]))
-        assert (str(one.row), one.id, one.given, one.word, one.label, one.reviewer) == (cells[0], own, *cells[2:5], who)
-        assert one.line == line
+        row, word, columns = found.rows[place], module.WORDS[found.words[place]], (found.label, found.reviewer)
+        one = (str(row), found.id[place], found.given[place], word, *(column[place] for column in columns))
+        assert one == (cells[0], own, *cells[2:5], who)
+        assert found.lines[place] == line
 
 
 BAD_FILES = {
@@ -754,7 +756,10 @@ BAD_CALLS = {
     "a folder": ({"output": "folder.npy", "overwrite": True}, "is a folder"),
     "a URL": ({"output": "s3://bucket/out.npy"}, "is a URL"),
     "labels that are missing": ({"labels": "none.npy"}, "there is no file"),
-    "labels of another kind": ({"labels": "there.txt"}, "must be a .npy, .parquet or .csv file or a Zarr array"),
+    "labels of another kind": (
+        {"labels": "there.txt"},
+        "must be a Zarr array or end in one of .npy, .zarr, .parquet, .pq, .csv",
+    ),
     "a table at a URL": ({"labels": "https://host/labels.csv"}, "is a URL: a table is corrected in a local file"),
     "a column of none": ({"column": "label"}, "has no columns"),
     "labels of several kinds": ({"labels": np.array([0, "a", 1, 1], object)}, "objects of int, str, not all names"),
@@ -819,7 +824,7 @@ def test_a_failure_while_writing_leaves_what_was_there(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(NpyLabels, "corrected_blocks", fail)
+    monkeypatch.setattr(SourceLabels, "corrected_blocks", fail)
     with pytest.raises(labelsieve.UnwritableError, match=r"out\.npy cannot be written: No space left"):
         apply_decisions(path, decided((0, 0, "accept", 1)), output, overwrite=True)
     assert np.load(output).tolist() == [7]

@@ -375,7 +375,7 @@ LIST_TYPES = {
 
 @pytest.mark.parametrize("kind", LIST_TYPES)
 def test_tokens_in_parquet(tmp_path, monkeypatch, sentences, kind):
-    monkeypatch.setattr("labelsieve.review.labels.ParquetTokens.block_rows", 7)
+    monkeypatch.setattr("labelsieve.review.labels._BLOCK_LISTS", 7)
     lists, rows, given, after, expected = sentences
     if kind == "dictionary" and isinstance(given[0], int):
         pytest.skip("Parquet has dictionaries of text only")

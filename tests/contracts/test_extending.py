@@ -5,8 +5,12 @@ from functools import partial
 import numpy as np
 import pytest
 
+import naive
 from draws import assert_same_bits, draw, find
 from labelsieve import InvalidInputError
+from labelsieve.confident_learning.filters import FILTERS, Filter
+from labelsieve.confident_learning.scores import SCORES, Score
+from labelsieve.confident_learning.select import Where
 from labelsieve.execution.executor import Executor
 from labelsieve.execution.graph import blocks_of
 from labelsieve.sources.places import FORMATS, Format
@@ -56,6 +60,52 @@ def test_an_array_format(tmp_path, monkeypatch):
     assert find(LABELS, tmp_path, workdir=tmp_path.parent / "work", **cut).facts.rows_read == 0
     with pytest.raises(InvalidInputError, match=r"all\.raw is not read from a URL: give a copy on a disk"):
         find(LABELS, "memory://bucket/all.raw")
+
+
+# A score: the Brier score, from 0 to 1.
+def brier(probs, labels):
+    off = probs.astype(np.float64)
+    off[np.arange(len(labels)), labels] -= 1
+    return 1 - (off**2).sum(axis=1) / 2
+
+
+def test_a_score(tmp_path, monkeypatch):
+    monkeypatch.setitem(SCORES, "brier", Score(brier))
+    labels, probs = naive.plain(LABELS, PROBS)
+    cuts, scores = naive.thresholds(labels, probs), []
+    for label, row in zip(labels, probs, strict=True):
+        scores.append(1 - sum((p - (k == label)) ** 2 for k, p in enumerate(row)) / 2)
+    worst = naive.ranked(scores, naive.num_issues(labels, probs, cuts, "off_diagonal"))
+    for how in ({}, {"batch_size": 70, "partition_batches": 2}, {"workdir": tmp_path}):
+        found = find(LABELS, PROBS, method="brier", **how)
+        assert found.indices.tolist() == naive.without_near(worst, labels, probs)
+        assert np.allclose(found.scores, scores, rtol=0, atol=1e-15)
+    with pytest.raises(InvalidInputError, match="adjust_pred_probs is not defined for brier"):
+        find(LABELS, PROBS, method="brier", adjust_pred_probs=True)
+
+
+# A filter: the rows in which the predicted class has at least half more than the label.
+class FarBelow(Filter):
+    name, advice = "far_below", "To review the plainest errors."
+    exact_rule, counts_rows = False, True
+
+    def chooses(self, block):
+        return block.p_predicted - block.p_label >= 0.5
+
+    def select(self, table, totals, dtype, *, exactly):
+        return table.select_where(Where(self.chooses), totals.n_counted)
+
+
+def test_a_filter(tmp_path, monkeypatch):
+    monkeypatch.setitem(FILTERS, "far_below", FarBelow)
+    labels, probs = naive.plain(LABELS, PROBS)
+    rows = [row for row, p in enumerate(probs) if np.float32(max(p)) - np.float32(p[labels[row]]) >= 0.5]
+    want = sorted(rows, key=lambda row: (probs[row][labels[row]], row))
+    assert 0 < len(want) < 600
+    for how in ({}, {"batch_size": 70, "partition_batches": 2}, {"workdir": tmp_path}):
+        assert find(LABELS, PROBS, filter_by="far_below", **how).indices.tolist() == want
+    with pytest.raises(InvalidInputError, match=r"filter_by='far_below' does not use num_to_remove_per_class"):
+        find(LABELS, PROBS, filter_by="far_below", num_to_remove_per_class=[1, 1, 1, 1])
 
 
 # An executor: one task after the other, in this thread.

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 import labelsieve
 from draws import draw, find
-from labelsieve.cli.app import cli, run
+from labelsieve.cli.app import run
+from labelsieve.cli.options import cli
 from labelsieve.confident_learning.misfit import RowSample
 from labelsieve.confident_learning.summarize import Summarizer, is_ignored, label_column
 from labelsieve.errors import InvalidInputError, LabelsieveWarning

@@ -630,7 +630,7 @@ def test_a_task_is_sent_the_versions_of_its_own_chunks_only(tmp_path, layout):
     width, unit = source.stored.width, source.stored.rows
     for start, stop in ((0, 20), (15, 33), (60, len(PROBS))):
         rows = pickle.loads(pickle.dumps(RowRange.of_part(source, start, stop)))
-        assert len(rows.source.stored) == (-(-stop // unit) - start // unit) * width
+        assert len(rows.source.stored.stamps) == (-(-stop // unit) - start // unit) * width
         assert np.array_equal(np.asarray(rows), PROBS[start:stop])
         part, origin = rows.part(start + 3, stop - 3)
         assert np.array_equal(part[start + 3 - origin : stop - 3 - origin], PROBS[start + 3 : stop - 3])

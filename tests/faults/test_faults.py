@@ -509,7 +509,7 @@ def test_after_a_kill_in_an_object_store_the_same_command_goes_on_at_once(files,
         server.set_environment(patch)
         fsspec.filesystem("s3").mkdir(s3.BUCKET)
         work, batch = UrlFolder(f"s3://{s3.BUCKET}/work"), 5 * BATCH
-        command = (*NPY, "--batch-size", batch, "--quiet", "--threads", 1, "--workdir", work.url, "-o", "out.zarr")
+        command = (*NPY, "--batch-size", batch, "--quiet", "--threads", 1, "--workdir", work.where, "-o", "out.zarr")
         with Processes(files) as processes:
             processes.hold(3)
             first = processes.find(*command)
@@ -520,7 +520,7 @@ def test_after_a_kill_in_an_object_store_the_same_command_goes_on_at_once(files,
             assert before["owner"].startswith(f"process {first.pid} on ")
             code, _, said = processes.find(*command).wait()
             assert code == 0, said
-            assert f"the workdir {work.url} has been in use by {before['owner']} since {before['since']}; if" in said
+            assert f"the workdir {work.where} has been in use by {before['owner']} since {before['since']}; if" in said
             assert processes.rows_read_again() <= 2 * batch
         assert_same_output(files / "out.zarr", want)
         assert "run.json" not in work.names()

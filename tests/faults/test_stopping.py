@@ -11,6 +11,7 @@ import dask
 import numpy as np
 import pytest
 
+import labelsieve
 from draws import assert_same_bits, draw, find, in_turn
 from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import UnreadableDataError
@@ -104,7 +105,7 @@ def test_the_other_tasks_read_no_further(tmp_path, monkeypatch, layer, ending, k
     error = UnreadableDataError if ending is OSError else ending
     with two_threads():
         with pytest.raises(error):
-            find(LABELS, source, retries=0, **place, **CUT, **RUNS[layer])
+            labelsieve.find_label_issues(LABELS, source, retries=0, progress=True, **place, **CUT, **RUNS[layer])
         source.has_ended.set()
     assert len(source.reads) == 2, "one of each thread, both begun before the end"
     assert len({start // (10 * ROWS) for start in source.reads}) == 2

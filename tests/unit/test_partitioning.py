@@ -13,9 +13,10 @@ from labelsieve.errors import InvalidInputError
 from labelsieve.execution.executor import _priority
 from labelsieve.job import grid as memory
 from labelsieve.job import grid as partitioning
-from labelsieve.job.grid import BLOCK_ROWS, Grid, Need, check_sizes, spans
+from labelsieve.job.grid import BLOCK_ROWS, Grid, Need, spans
 from labelsieve.job.inputs import group_size, plan_grid
 from labelsieve.job.partition import PartitionWork
+from labelsieve.options import check_size
 from labelsieve.results.store import ISSUE_BYTES, RESULT_ROWS, result_rows, run_rows
 
 PLENTY = 10**15
@@ -285,14 +286,14 @@ def test_a_terabyte_is_a_few_thousand_tasks():
 
 @pytest.mark.parametrize("good", [1, 10_000, np.int64(3), np.uint8(3), "auto"])
 def test_good_sizes_pass(good):
-    check_sizes(good, good)
+    assert check_size("batch_size", good) == good
 
 
 @pytest.mark.parametrize("bad", [0, -1, 2.0, 1.5, None, "big", True, np.float64(2), [3]])
 @pytest.mark.parametrize("name", ["batch_size", "partition_batches"])
 def test_bad_sizes_are_refused_by_name(name, bad):
     with pytest.raises(InvalidInputError, match=f"{name} must be .*at least 1"):
-        check_sizes(**{"batch_size": 1, "partition_batches": 1, name: bad})
+        check_size(name, bad)
 
 
 @pytest.mark.parametrize(

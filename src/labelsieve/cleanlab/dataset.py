@@ -20,9 +20,10 @@ from labelsieve.cleanlab.filter import COMMON, flat_labels, refuse_multi_label, 
 from labelsieve.confident_learning.joint import calibrated_joint
 from labelsieve.confident_learning.matrices import Entries
 from labelsieve.confident_learning.thresholds import Float64s
-from labelsieve.errors import InvalidInputError, MissingDependencyError
-from labelsieve.job.inputs import JobSettings
+from labelsieve.errors import InvalidInputError
 from labelsieve.job.job import Job
+from labelsieve.options import JobSettings
+from labelsieve.results.result import frame_of
 from labelsieve.sources.open import open_labels
 
 if TYPE_CHECKING:
@@ -88,13 +89,13 @@ def rank_classes_by_label_quality(
     [[1, 1, 0], [0, 0, 1]]
     """
     refuse_multi_label("rank_classes_by_multilabel_quality", multi_label=multi_label)
-    pandas = _pandas()
+    _check_pandas()
     shares = _joint(labels, pred_probs, joint, confident_joint)
     n = _n_examples(num_examples, labels, confident_joint)
     by_label, by_true_class = shares.sum(axis=1), shares.sum(axis=0)
     wrong, missed = by_label - shares.diagonal(), by_true_class - shares.diagonal()
     noise = wrong / np.maximum(by_label, _EPSILON)
-    table = pandas.DataFrame(
+    table = frame_of(
         {
             "Class Index": np.arange(len(shares)),
             "Label Issues": _rows(wrong, n),
@@ -150,7 +151,7 @@ def find_overlapping_classes(
     [[0.0, 1.0, 1.0, 0.2]]
     """
     refuse_multi_label("common_multilabel_issues", multi_label=multi_label)
-    pandas = _pandas()
+    _check_pandas()
     shares = _joint(labels, pred_probs, joint, confident_joint)
     n = _n_examples(num_examples, labels, confident_joint)
     if asymmetric:
@@ -159,7 +160,7 @@ def find_overlapping_classes(
     else:
         first, second = np.triu_indices(len(shares), 1)
         values = shares[first, second] + shares[second, first]
-    table = pandas.DataFrame(
+    table = frame_of(
         {
             "Class Index A": first,
             "Class Index B": second,
@@ -273,7 +274,7 @@ def health_summary(
     (0.8, [[0.4, 0.0], [0.2, 0.4]])
     """
     refuse_multi_label("multilabel_health_summary", multi_label=multi_label)
-    _pandas()
+    _check_pandas()
     n = _n_examples(num_examples, labels, confident_joint)
     n_issues = None
     if labels is None or pred_probs is None:
@@ -364,9 +365,6 @@ def _show(table: pd.DataFrame) -> None:
         print(table)
 
 
-def _pandas() -> Any:
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise MissingDependencyError("A table of pandas", "frame") from error
-    return pd
+def _check_pandas() -> None:
+    """Raise without pandas, before anything is read."""
+    frame_of({})

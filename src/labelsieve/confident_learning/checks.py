@@ -114,7 +114,7 @@ class RowChecks:
     unnormalized_rows: Literal["error", "warn", "allow"] = "error"
 
     @classmethod
-    def of(cls, *, allow_zero_rows: bool, allow_unnormalized_rows: bool) -> RowChecks:
+    def of(cls, *, allow_zero_rows: bool, allow_unnormalized_rows: bool | Literal["warn"]) -> RowChecks:
         """Return the checks for a user's flags.
 
         Raises
@@ -123,6 +123,8 @@ class RowChecks:
             For a flag that is not True or False.
         """
         check_flag("allow_zero_rows", allow_zero_rows)
+        if allow_unnormalized_rows == "warn":
+            return cls(allow_zero_rows, "warn")
         check_flag("allow_unnormalized_rows", allow_unnormalized_rows)
         return cls(allow_zero_rows, "allow" if allow_unnormalized_rows else "error")
 

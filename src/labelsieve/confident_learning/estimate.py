@@ -368,18 +368,14 @@ def recall_shares(
     (a, a_low, a_high), (b, b_low, b_high) = inside, outside
 
     def least(recall: Float64s) -> Float64s:
-        return _difference(a, b, recall) - np.hypot((1 - recall) * (a - a_low), recall * (b_high - b))
+        return ((1 - recall) * a - recall * b) - np.hypot((1 - recall) * (a - a_low), recall * (b_high - b))
 
     def most(recall: Float64s) -> Float64s:
-        return _difference(a, b, recall) + np.hypot((1 - recall) * (a_high - a), recall * (b - b_low))
+        return ((1 - recall) * a - recall * b) + np.hypot((1 - recall) * (a_high - a), recall * (b - b_low))
 
     with np.errstate(invalid="ignore"):
         estimate = np.where(a + b > 0, a / (a + b), np.nan)
     return estimate, _last_above(least, a.shape, strict=True), _last_above(most, a.shape, strict=False)
-
-
-def _difference(a: Float64s, b: Float64s, recall: Float64s) -> Float64s:
-    return (1 - recall) * a - recall * b
 
 
 def _last_above(values: Callable[[Float64s], Float64s], shape: tuple[int, ...], *, strict: bool) -> Float64s:

@@ -33,14 +33,14 @@ from labelsieve.confident_learning.joint import (
 from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.select import (
     Cut,
-    LabelNotPredicted,
-    OffDiagonalRows,
     Ranked,
     Ranking,
     RowSelection,
     Selection,
+    Where,
     add_up,
     first_cut,
+    is_off_diagonal,
     label_scores,
     score_histogram,
     scores_of,
@@ -63,7 +63,7 @@ from labelsieve.confident_learning.thresholds import (
     sparse_sums_combine,
 )
 from labelsieve.errors import InvalidInputError, warn
-from labelsieve.options import FilterName, Rule, check_one_of
+from labelsieve.options import FilterName, JobSettings, Rule, check_one_of
 
 _EXACT_ADVICE: Final = "The exact rule: few false alarms, unless classes are rare."
 
@@ -84,7 +84,7 @@ class IssueTotals:
     n_off_diagonal : int
         Number of rows in which the column `off_diagonal` is true; 0 if the confident joint is not counted.
     n_counted : int
-        Number of rows that `Filter.counted_rows` returns.
+        Number of rows that `Filter.chooses`.
     histogram : (B,) int64 or None
         Histogram of the scores that the filter cuts on.
     note : str
@@ -153,7 +153,7 @@ class Filter(abc.ABC):
     needs_off_diagonal : bool
         Whether the filter needs the column `off_diagonal` of the table.
     counts_rows : bool
-        Whether the filter needs the sum of `counted_rows` over the table.
+        Whether the filter needs the number of rows that it `chooses`.
     keeps_near_predicted : bool
         Whether rows whose label is nearly predicted can be issues.
     prunes : bool
@@ -244,8 +244,8 @@ class Filter(abc.ABC):
         """Return which of the selected rows are issues. Most filters drop rows whose label is predicted, or nearly."""
         return ~near_predicted(label, predicted, p_label, p_predicted) | self.keeps_near_predicted
 
-    def counted_rows(self, block: SummaryBlock) -> int:
-        """Return the number of rows of `block` that the filter selects, if it `counts_rows`."""
+    def chooses(self, block: SummaryBlock) -> Bools:
+        """Return which rows of `block` the filter selects, if it `counts_rows`."""
         raise NotImplementedError
 
     @abc.abstractmethod
@@ -360,7 +360,7 @@ class OffDiagonal(Filter):
 
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[Any], *, exactly: bool) -> RowSelection:  # noqa: ARG002
         """Select the rows off the diagonal."""
-        return table.select_where(OffDiagonalRows(), totals.n_off_diagonal)
+        return table.select_where(Where(is_off_diagonal), totals.n_off_diagonal)
 
 
 @dataclass(frozen=True)
@@ -372,13 +372,14 @@ class PredictedNotGiven(Filter):
     counts_rows = True
     advice = "To review every row that the model disagrees with: 0.46, 1.00."
 
-    def counted_rows(self, block: SummaryBlock) -> int:
-        """Return how many labels are not the predicted class."""
-        return int(np.count_nonzero(block.predicted != block.label))
+    def chooses(self, block: SummaryBlock) -> Bools:
+        """Return which labels are not the predicted class."""
+        chosen: Bools = block.predicted != block.label
+        return chosen
 
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[Any], *, exactly: bool) -> RowSelection:  # noqa: ARG002
         """Select the rows whose label is not predicted."""
-        return table.select_where(LabelNotPredicted(), totals.n_counted)
+        return table.select_where(Where(self.chooses), totals.n_counted)
 
 
 @dataclass(frozen=True)
@@ -504,6 +505,39 @@ def filter_of(settings: Settings) -> Filter:
     return _kind(settings.filter_by)(settings)
 
 
+def chosen_filter(options: JobSettings) -> Filter:
+    """Return the filter of the options of a run, whose ``settings`` are the settings that change the result.
+
+    Raises
+    ------
+    InvalidInputError
+        As `filter_of`.
+    """
+    method, filter_by, rule = options.method, options.filter_by, options.rule
+    if options.rank_by is not None:
+        if filter_by is None:
+            raise InvalidInputError(
+                "rank_by needs filter_by; without a filter, method both selects rows and ranks them"
+            )
+        if method not in ("self_confidence", options.rank_by):
+            raise InvalidInputError(
+                f"rank_by={options.rank_by!r} and method={method!r} are two scores to rank by: give one"
+            )
+        method = options.rank_by
+    return filter_of(
+        Settings(
+            method,
+            options.adjust_pred_probs,
+            options.estimation_method,
+            default_rule(filter_by) if rule is None else rule,
+            filter_by,
+            options.frac_noise,
+            options.num_to_remove_per_class,  # type: ignore[arg-type]  # a tuple, once it is checked
+            options.min_examples_per_class,
+        )
+    )
+
+
 def default_rule(filter_by: FilterName | None) -> Rule:
     """Return the rule that a filter counts by if the user gives none."""
     return "confident_joint" if _kind(filter_by).exact_rule else "predicted_class"
@@ -535,7 +569,7 @@ class SummaryCounts:
     scores : SparseClassSums or None
         Sums of the scores by label; None if the score is the label's probability, which the first pass adds up.
     n_counted : int
-        Number of rows that `Filter.counted_rows` found.
+        Number of rows that `Filter.chooses`.
     """
 
     confident: ConfidentCounts | None = None
@@ -573,7 +607,7 @@ class SummaryCounter:
         if rule.cuts_scores:
             self._histograms.append(score_histogram(rule.cut_scores(block)))
         if rule.counts_rows:
-            self._n_counted += rule.counted_rows(block)
+            self._n_counted += int(np.count_nonzero(rule.chooses(block)))
         if self._scores is not None:
             sums = class_sums_chunk(block.label, scores_of(block), self._n_classes)
             self._scores = class_sums_combine([self._scores, sums])
@@ -699,9 +733,7 @@ def negative_margins(block: SummaryBlock) -> Ranked:
 
 def off_diagonal_of_group(block: SummaryBlock) -> Ranked:
     """Return positions, groups and probabilities of rows off the diagonal of the confident joint."""
-    if block.off_diagonal is None:
-        raise RuntimeError("off_diagonal is added by the second pass")
-    rows = np.flatnonzero(block.off_diagonal)
+    rows = np.flatnonzero(is_off_diagonal(block))
     return rows, block.label[rows] // 2, block.p_label[rows].astype(np.float64)
 
 

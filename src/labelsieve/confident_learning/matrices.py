@@ -278,7 +278,7 @@ def estimate_latent(
         With ``py_method="eqn"``, if the noise matrix has no inverse.
     """
     ps = class_counts / float(class_counts.sum())
-    by_label, by_true_class = _row_sums(joint), _column_sums(joint)
+    by_label, by_true_class = _sums(joint.rows, joint.values, joint.size), _column_sums(joint)
     noise = replace(joint, values=joint.values / _nonzero(by_true_class)[joint.columns])
     flipped = Entries(joint.size, joint.columns, joint.rows, joint.values)
     inverse = replace(flipped, values=flipped.values / _nonzero(by_label)[flipped.columns])
@@ -315,20 +315,13 @@ def _by_equation(ps: Float64s, noise: Entries, _inverse: Entries, _by_true_class
     return solved
 
 
-def _by_counts(_ps: Float64s, _noise: Entries, _inverse: Entries, by_true_class: Float64s) -> Float64s:
-    shares: Float64s = by_true_class / max(float(by_true_class.sum()), TINY)
-    return shares
-
-
-def _by_inverse(ps: Float64s, _noise: Entries, inverse: Entries, _by_true_class: Float64s) -> Float64s:
-    return _sums(inverse.rows, inverse.values * ps[inverse.columns], inverse.size)
-
-
 _PRIORS: Final[dict[str, Callable[[Float64s, Entries, Entries, Float64s], Float64s]]] = {
     "cnt": _by_diagonals,
     "eqn": _by_equation,
-    "marginal": _by_counts,
-    "marginal_ps": _by_inverse,
+    "marginal": lambda _ps, _noise, _inverse, by_class: by_class / max(float(by_class.sum()), TINY),
+    "marginal_ps": lambda ps, _noise, inverse, _by_class: _sums(
+        inverse.rows, inverse.values * ps[inverse.columns], inverse.size
+    ),
 }
 
 
@@ -348,10 +341,6 @@ def _as_distribution(values: Float64s, least: float) -> Float64s:
 def _diagonal(entries: Entries) -> Float64s:
     on = entries.rows == entries.columns
     return _sums(entries.rows[on], entries.values[on], entries.size)
-
-
-def _row_sums(entries: Entries) -> Float64s:
-    return _sums(entries.rows, entries.values, entries.size)
 
 
 def _column_sums(entries: Entries) -> Float64s:

@@ -237,7 +237,10 @@ def describe_misfit(labels: Ints, predicted: Ints, n_classes: int, n_rows: int, 
     causes = _other_classes(labels, predicted, n_classes, plain)
     causes += _shifted_rows(labels, predicted, n_classes, window, plain)
     if plain.deviations < _CLEAR:
-        causes += _reversed_rows(labels, predicted, n_classes, plain)
+        fit = Fit.of(labels[::-1], predicted, n_classes)
+        if fit.beats(plain):
+            text = f"the rows are reversed. With labels[::-1], {fit.share:.1%} of rows would agree"
+            causes.append(_Cause(fit, text))
         # If neighbouring rows are alike, a shift leaves a little agreement, which explains nothing.
         causes = [cause for cause in causes if cause.fit.strength >= _WEAK or cause.fit.share >= 2 * cause.fit.chance]
     if not causes and not plain.weak:
@@ -249,7 +252,8 @@ def describe_misfit(labels: Ints, predicted: Ints, n_classes: int, n_rows: int, 
             "the rows are in different orders (labels or pred_probs was shuffled, sorted or filtered without the other)"
             ", or the model has not learned these classes"
         )
-        share, top = _most_predicted(predicted)
+        counts = np.bincount(predicted)
+        share, top = float(counts.max() / len(predicted)), int(counts.argmax())
         if share > 0.5 and 2 * np.count_nonzero(labels == top) < share * len(labels):
             cause = f"the model has not learned these classes: it predicts class {top} in {share:.1%} of rows"
     examined = "" if len(labels) == n_rows else " examined"
@@ -257,12 +261,6 @@ def describe_misfit(labels: Ints, predicted: Ints, n_classes: int, n_rows: int, 
         f"labels and pred_probs do not seem to belong together: the label is the predicted class in {plain.share:.1%} "
         f"of {len(labels):,} rows{examined}, where chance alone would give {plain.chance:.1%}. Likely cause: {cause}"
     )
-
-
-def _most_predicted(predicted: Ints) -> tuple[float, int]:
-    """Return the most frequent predicted class, after its share of the rows."""
-    counts = np.bincount(predicted)
-    return float(counts.max() / len(predicted)), int(counts.argmax())
 
 
 def _other_classes(labels: Ints, predicted: Ints, n_classes: int, plain: Fit) -> list[_Cause]:
@@ -292,13 +290,6 @@ def _other_classes(labels: Ints, predicted: Ints, n_classes: int, plain: Fit) ->
     share = int(np.count_nonzero(order[labels] == predicted)) / len(labels)
     text = f"the classes are in a different order. {_in_words(order, whole.present)}, {share:.1%} of rows would agree"
     return [_Cause(replace(fit, share=share), text)]
-
-
-def _reversed_rows(labels: Ints, predicted: Ints, n_classes: int, plain: Fit) -> list[_Cause]:
-    """Return the cause that the rows of one input are reversed, if the labels fit clearly better in reverse."""
-    fit = Fit.of(labels[::-1], predicted, n_classes)
-    text = f"the rows are reversed. With labels[::-1], {fit.share:.1%} of rows would agree"
-    return [_Cause(fit, text)] if fit.beats(plain) else []
 
 
 def _shifted_rows(labels: Ints, predicted: Ints, n_classes: int, window: int, plain: Fit) -> list[_Cause]:

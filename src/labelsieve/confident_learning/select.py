@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -474,38 +473,34 @@ class UpToCut:
 
     def picker(self, part: int | None) -> Picker:
         """Return a function that picks rows."""
-        return partial(self._pick, [part])
-
-    def _pick(self, left: list[int | None], block: SummaryBlock, _first: int) -> Positions:
-        """Return the selected positions of the next block; `left` holds the number of rows still to select."""
-        scores, [quota] = self.cut_scores(block), left
-        if quota is not None:
-            left[0] = quota - min(quota, count_inside(scores, self.cut))
-        return rows_up_to(scores, self.cut, quota)
-
-
-@dataclass(frozen=True)
-class OffDiagonalRows:
-    """The rows that the confident joint counts off its diagonal."""
-
-    def picker(self, _part: Any) -> Picker:
-        """Return a function that picks rows."""
+        left = part
 
         def pick(block: SummaryBlock, _first: int) -> Positions:
-            if block.off_diagonal is None:
-                raise RuntimeError("off_diagonal is added by the second pass")
-            return np.flatnonzero(block.off_diagonal)
+            nonlocal left
+            scores, quota = self.cut_scores(block), left
+            if quota is not None:
+                left = quota - min(quota, count_inside(scores, self.cut))
+            return rows_up_to(scores, self.cut, quota)
 
         return pick
 
 
 @dataclass(frozen=True)
-class LabelNotPredicted:
-    """The rows whose label is not the predicted class."""
+class Where:
+    """The rows that `condition` is true of. Parts are not used."""
+
+    condition: Callable[[SummaryBlock], Bools]
 
     def picker(self, _part: Any) -> Picker:
         """Return a function that picks rows."""
-        return lambda block, _first: np.flatnonzero(block.predicted != block.label)
+        return lambda block, _first: np.flatnonzero(self.condition(block))
+
+
+def is_off_diagonal(block: SummaryBlock) -> Bools:
+    """Return which rows the confident joint counts off its diagonal."""
+    if block.off_diagonal is None:
+        raise RuntimeError("off_diagonal is added by the second pass")
+    return block.off_diagonal
 
 
 def label_scores(block: SummaryBlock) -> Ranked:

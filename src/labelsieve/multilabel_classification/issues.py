@@ -74,9 +74,7 @@ class MultilabelIssues(IssuePairs):
 
     def __init__(self, rows: LabelIssues) -> None:
         super().__init__(rows)
-        if not isinstance(self.layout, TagLayout):
-            raise TypeError("the rows are no tags")
-        self.n_examples, self.n_tags, self.tag_names = self.layout.n_examples, self.layout.n_tags, self.layout.names
+        self.n_examples, self.n_tags, self.tag_names = self.layout.n_groups, self.layout.n_tags, self.layout.names
         self.class_counts = rows.class_counts.reshape(-1, 2)
         self.confident_thresholds = rows.confident_thresholds.reshape(-1, 2)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import abc
 import base64
-import glob
 import io
 import os
 import stat
@@ -24,9 +23,8 @@ from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependen
 from labelsieve.sources.names import read_lines
 from labelsieve.sources.objects import ObjectStore
 from labelsieve.sources.open import open_any
-from labelsieve.sources.places import FORMATS, is_pattern, local_path, url_beside
-from labelsieve.sources.source import natural_key
-from labelsieve.storage.remote import check_place, is_web, without_query
+from labelsieve.sources.places import FORMATS, expand, local_path
+from labelsieve.storage.remote import check_place, without_query
 
 PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg")
 # Bytes of a thumbnail, and pixels of its longer side.
@@ -312,22 +310,8 @@ def _named_places(place: str) -> list[str] | None:
         return [check_place(f"images: line {number:,} of {place}", line) for number, line in enumerate(lines, 1)]
     if not name.endswith(PICTURE_SUFFIXES):
         return None
-    if local is not None:
-        if not is_pattern(local) or Path(local).exists():
-            return [local]
-        found = glob.glob(local, recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
-    else:
-        store, path = ObjectStore.at(place)
-        if not is_pattern(path.replace("?", "") if is_web(place) else path):
-            return [place]
-        if is_web(place):
-            raise InvalidInputError(
-                f"images: {without_query(place)} is a pattern, but a web server lists no files: give them as a list"
-            )
-        found = [url_beside(place, store, str(info["name"])) for info in store.match("images", path)]
-    if not found:
-        raise InvalidInputError(f"images: no file matches {without_query(place)}")
-    return sorted(found, key=natural_key)
+    found = expand("images", place, PICTURE_SUFFIXES)
+    return [local or place] if found is None else list(found)
 
 
 def _read(place: str, where: str, row: int) -> bytes:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import math
 import os
 import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -42,7 +43,7 @@ from labelsieve.errors import (
     warn,
 )
 from labelsieve.results.result import IdParts, IssueRows, Result, RunFacts
-from labelsieve.results.units import EqualImages, restored_layout
+from labelsieve.results.units import layout_of
 from labelsieve.sources.names import escape_formula
 from labelsieve.storage.checked import (
     RESTORE,
@@ -165,15 +166,14 @@ class ResultGroup:
                 write = self.writer(_IDS)
             write(start, names)
 
-    def write_pixel_mask(self, layout: EqualImages) -> None:
+    def write_pixel_mask(self, shape: tuple[int, ...]) -> None:
         """Write the mask of all rows once more as an array of images, some at a time."""
-        shape = layout.n_images, layout.height, layout.width
-        image_rows = layout.height * layout.width
-        step = max(1, result_rows(layout.n_images * image_rows) // image_rows)
+        n_images, image_rows = shape[0], math.prod(shape[1:])
+        step = max(1, result_rows(n_images * image_rows) // image_rows)
         self.create(_PIXEL_MASK, shape, np.bool_, step)
         mask, write = self.open("mask"), self.writer(_PIXEL_MASK)
-        for image in range(0, layout.n_images, step):
-            stop = min(image + step, layout.n_images)
+        for image in range(0, n_images, step):
+            stop = min(image + step, n_images)
             write(image, mask.read(image * image_rows, stop * image_rows).reshape(stop - image, *shape[1:]))
 
     def writer(self, name: str) -> Callable[[int, npt.NDArray[Any]], None]:
@@ -364,7 +364,7 @@ def publish_result(group: ResultGroup, result: Result) -> None:
             "settings": asdict(result.settings),
             "facts": asdict(result.facts),
             "class_names": result.class_names,
-            **({} if layout is None else {"layout": {"kind": layout.kind, **layout.attributes()}}),
+            **({} if layout is None else {"layout": {"kind": layout.kind, **layout.attributes}}),
         },
     )
 
@@ -435,7 +435,8 @@ def read_result(folder: Folder) -> dict[str, Any]:
     pairs = (given * n_classes + predicted).astype(pair_dtype(n_classes))
     counts = counts.astype(np.int32) if counts.max(initial=0) <= np.iinfo(np.int32).max else counts
     confident = ConfidentCounts(group.open("confident_diagonal").read_all(), pairs, counts)
-    stored = group.documents or {}
+    stored, layout = group.documents or {}, attributes.get("layout")
+    of_groups = group.open(_LAYOUT).read_all() if _LAYOUT in stored else np.empty(0, np.int64)
     names, facts = attributes["class_names"], attributes["facts"] | {"notes": tuple(attributes["facts"]["notes"])}
     known = {field.name for field in fields(RunFacts)} & facts.keys()  # a newer version may have written more
     return {
@@ -450,9 +451,7 @@ def read_result(folder: Folder) -> dict[str, Any]:
         "facts": RunFacts(**{name: facts[name] for name in known}),
         "class_names": None if names is None else tuple(names),
         "ids": StoredIds(group) if _IDS in stored else None,
-        "layout": restored_layout(
-            attributes.get("layout"), group.open(_LAYOUT).read_all() if _LAYOUT in stored else None
-        ),
+        "layout": layout and layout_of(layout.pop("kind")).restored(layout, of_groups),
     }
 
 
@@ -475,7 +474,6 @@ def result_rows(n_rows: int) -> int:
     return RESULT_ROWS * max(1, -(-n_rows // (_RESULT_CHUNKS * RESULT_ROWS)))
 
 
-FORMS: Final = (".npy", ".csv", ".parquet", ".zarr")
 # Marks the Parquet files that Labelsieve has written, and so may replace.
 PARQUET_MARK: Final = b"labelsieve result"
 
@@ -501,8 +499,8 @@ def check_output(output: str | Path, inputs: Sequence[str | Path] = ()) -> None:
     """
     folder = open_folder(output, "output")
     suffix = Path(folder.where).suffix
-    if suffix not in FORMS:
-        raise InvalidInputError(f"{without_query(str(output))} must end in one of {', '.join(FORMS)}")
+    if suffix not in WRITERS:
+        raise InvalidInputError(f"{without_query(str(output))} must end in one of {', '.join(WRITERS)}")
     if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise MissingDependencyError("Writing .parquet", "parquet")
     _refuse_inputs(output, inputs)
@@ -697,8 +695,8 @@ class Stage:
         """Write what the tasks have not written, and make the group a result."""
         if result.ids is not None:
             self.group.write_ids(result.ids)
-        if isinstance(result.layout, EqualImages):
-            self.group.write_pixel_mask(result.layout)
+        if result.layout is not None and result.layout.mask_shape is not None:
+            self.group.write_pixel_mask(result.layout.mask_shape)
         self.group.check_owned()
         publish_result(self.group, result)
 
@@ -752,9 +750,7 @@ ROWS_A_FILE: Final = 10_000_000
 _CSV_ROWS: Final = 1 << 16
 
 
-def write(
-    result: Result, location: str | Path, *, rows_a_file: int = ROWS_A_FILE, escape_formulas: bool = True
-) -> None:
+def write(result: Result, location: str | Path, **options: Any) -> None:
     """Write a result in the format that the ending of `location` says; what is there is replaced once all is written.
 
     Parameters
@@ -762,35 +758,25 @@ def write(
     result : Result
         The result.
     location : str or Path
-        A path or URL: ``.npy`` takes the indices, ``.csv`` and ``.parquet`` a table of the issues, ``.zarr``
-        everything.
-    rows_a_file : int
-        Most rows of a ``.parquet`` file; more issues make a folder of such files, which reads as one table.
-    escape_formulas : bool
-        Whether to escape cells of a ``.csv`` file that a spreadsheet would run as formulas.
+        A path or URL, whose ending is one of `WRITERS`.
+    **options
+        For the writer.
 
     Raises
     ------
     InvalidInputError, MissingDependencyError
-        As `publish.check_output`.
+        As `check_output`.
     UnwritableError
         If it cannot be written.
     """
     check_output(location)
     suffix = Path(location).suffix
-    if suffix == ".zarr":
-        _write_zarr(result, str(location))
-        return
-    with replacing(open_folder(location)) as path:
-        if suffix == ".npy":
-            _write_npy(result, path)
-        elif suffix == ".csv":
-            _write_csv(result, path, escape_formulas=escape_formulas)
-        else:
-            _write_parquet(result, path, rows_a_file)
+    with nullcontext(location) if suffix == ".zarr" else replacing(open_folder(location)) as path:
+        WRITERS[suffix](result, path, **options)
 
 
 def _write_npy(result: Result, path: Path) -> None:
+    """Write the rows of the issues."""
     header = {"descr": "<i8", "fortran_order": False, "shape": (result.num_issues,)}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
@@ -798,7 +784,8 @@ def _write_npy(result: Result, path: Path) -> None:
             file.write(rows.astype("<i8", copy=False).data)
 
 
-def _write_csv(result: Result, path: Path, *, escape_formulas: bool) -> None:
+def _write_csv(result: Result, path: Path, *, escape_formulas: bool = True) -> None:
+    """Write a table of the issues, in which `escape_formulas` escapes what a spreadsheet would run as formulas."""
     write_table(path, result.issue_tables(), escape_formulas=escape_formulas)
 
 
@@ -830,8 +817,8 @@ def write_table(path: Path, tables: Iterable[Columns], *, escape_formulas: bool)
                 writer.writerows(zip(*cut, strict=True))
 
 
-def _write_parquet(result: Result, path: Path, rows_a_file: int) -> None:
-    """Write a file, or a folder of files with at most `rows_a_file` rows each."""
+def _write_parquet(result: Result, path: Path, rows_a_file: int = ROWS_A_FILE) -> None:
+    """Write a table of the issues as a file, or a folder of files with at most `rows_a_file` rows each."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -847,9 +834,13 @@ def _write_parquet(result: Result, path: Path, rows_a_file: int) -> None:
                 writer.write_table(pa.table(columns, schema=schema))
 
 
-def _write_zarr(result: Result, location: str) -> None:
+def _write_zarr(result: Result, location: str | Path) -> None:
     """Write everything, in chunks of rows."""
-    _refuse_own_place(result, location)
+    target = open_folder(location)
+    groups = [getattr(part, "group", None) for part in (result.found, result.score_parts, result.ids)]
+    # In an object store nothing is renamed, so a result would be removed before it is read.
+    if not isinstance(target, LocalFolder) and any(g and g.folder.where == target.where for g in groups):
+        raise InvalidInputError(f"this result is read from {target.where}: save it to another place")
     with staged(location) as stage:
         stage.clear()
         group, step = stage.group, result_rows(result.n_rows)
@@ -870,9 +861,10 @@ def _write_zarr(result: Result, location: str) -> None:
         stage.publish(result)
 
 
-def _refuse_own_place(result: Result, location: str) -> None:
-    """Raise where a result would be removed before it is read: in an object store nothing is renamed."""
-    target = open_folder(location)
-    groups = [getattr(part, "group", None) for part in (result.found, result.score_parts, result.ids)]
-    if not isinstance(target, LocalFolder) and any(g and g.folder.where == target.where for g in groups):
-        raise InvalidInputError(f"this result is read from {target.where}: save it to another place")
+# Writes a result, as `write` says, to a new path; the one of .zarr replaces what is there itself.
+WRITERS: dict[str, Callable[..., None]] = {
+    ".npy": _write_npy,
+    ".csv": _write_csv,
+    ".parquet": _write_parquet,
+    ".zarr": _write_zarr,
+}

@@ -163,8 +163,8 @@ class Outcomes:
         )
 
 
-def results_of(decisions: Decisions) -> Iterator[tuple[str, str]]:
-    """Yield the first decision about each result, for messages, and the result's fingerprint.
+def results_of(decisions: Decisions) -> Iterator[tuple[int, str]]:
+    """Yield the first decision about each result, and the result's fingerprint.
 
     Raises
     ------
@@ -174,11 +174,10 @@ def results_of(decisions: Decisions) -> Iterator[tuple[str, str]]:
     for code, result in enumerate(decisions.result.values):
         if not result:
             continue
-        one = decisions[int((decisions.result.codes == code).argmax())]
-        which = f"decisions: row {one.row:,} ({one.where})"
+        place = int((decisions.result.codes == code).argmax())
         if FINGERPRINT.fullmatch(result) is None:
-            raise InvalidInputError(f"{which}: {result!r} is not the fingerprint of a result: is the file cut off?")
-        yield which, result
+            raise decisions.error([place], f": {result!r} is not the fingerprint of a result: is the file cut off?")
+        yield place, result
 
 
 def check_results(decisions: Decisions, digest: str, fingerprint: str | None) -> None:
@@ -198,24 +197,21 @@ def check_results(decisions: Decisions, digest: str, fingerprint: str | None) ->
     InvalidInputError
         Naming the first such decision.
     """
-    for which, result in results_of(decisions):
+    for place, result in results_of(decisions):
+        about = f" is about the result {result}, "
         if result.partition("-")[0] != digest:
-            raise InvalidInputError(
-                f"{which} is about the result {result}, which is not one of these labels: another dataset, or labels "
-                "already changed"
-            )
+            why = "which is not one of these labels: another dataset, or labels already changed"
+            raise decisions.error([place], about + why)
         if fingerprint is not None and result != fingerprint:
-            raise InvalidInputError(f"{which} is about the result {result}, issues are {fingerprint}")
+            raise decisions.error([place], f"{about}issues are {fingerprint}")
 
 
 def check_rows(decisions: Decisions, n_rows: int) -> None:
     """Raise an `InvalidInputError` for decisions about rows that there are not."""
     unknown = np.flatnonzero((decisions.rows < 0) | (decisions.rows >= n_rows))
     if len(unknown):
-        raise InvalidInputError(
-            f"decisions: {_places(decisions, unknown)}: there is no such row, labels has {n_rows:,} rows: "
-            "are these decisions about another dataset?"
-        ).at(_ranges(decisions, unknown))
+        why = f": there is no such row, labels has {n_rows:,} rows: are these decisions about another dataset?"
+        raise decisions.error(unknown, why)
 
 
 def check_against(
@@ -258,11 +254,12 @@ def check_against(
     other = np.flatnonzero(~is_same)
     if len(other):
         first = int(other[0])
-        raise InvalidInputError(
-            f"decisions: {len(other):,} given labels are not those in labels: {_places(decisions, other)} has "
-            f"{decisions.given[first]!r} as the given label, labels has {labels[before[first]]!r}: another dataset, "
-            "or labels already changed"
-        ).at(_ranges(decisions, other))
+        raise decisions.error(
+            other,
+            f" has {decisions.given[first]!r} as the given label, labels has {labels[before[first]]!r}: another "
+            "dataset, or labels already changed",
+            f"{len(other):,} given labels are not those in labels: ",
+        )
     resulting, changes = before.copy(), np.isin(decisions.words, CHANGING)
     resulting[decisions.words == WORDS.index("unsure")] = UNSURE
     new, faults = np.zeros(len(decisions.label.values) + 1, np.int32), dict[int, str]()
@@ -278,9 +275,7 @@ def check_against(
             faults[code] = f"{label!r} is not one of the {len(values.classes or ()):,} classes"
     if faults:
         first = int(np.flatnonzero(changes & np.isin(decisions.label.codes, list(faults)))[0])
-        raise InvalidInputError(
-            f"decisions: {_places(decisions, [first])}: {faults[int(decisions.label.codes[first])]}"
-        ).at(_ranges(decisions, [first]))
+        raise decisions.error([first], f": {faults[int(decisions.label.codes[first])]}")
     resulting[changes] = new[decisions.label.codes[changes]]
     return Outcomes(labels, n_stored, before, resulting)
 
@@ -291,17 +286,6 @@ def _known_code(known: dict[Any, int], values: LabelValues, given: Any) -> int:
         return known.get(values.parse(given), -1)
     except ValueError:
         return -1
-
-
-def _places(decisions: Decisions, places: Sequence[int] | npt.NDArray[np.intp]) -> str:
-    where = decisions[int(places[0])].where
-    rows = ", ".join(f"{decisions.rows[place]:,}" for place in places[:_NAMED])
-    more = f" and {len(places) - _NAMED:,} more" if len(places) > _NAMED else ""
-    return f"row {rows} ({where})" if len(places) == 1 else f"rows {rows}{more} (the first: {where})"
-
-
-def _ranges(decisions: Decisions, places: Sequence[int] | npt.NDArray[np.intp]) -> list[tuple[int, int]]:
-    return [(row, row + 1) for row in np.sort(decisions.rows[places])[:_NAMED].tolist()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -437,11 +421,12 @@ def check_tags(n_tags: int, read: Decisions, outcomes: Outcomes) -> None:
     other = (outcomes.resulting != UNSURE) & (labels[outcomes.resulting] // 2 != read.rows % n_tags)
     if other.any():
         place = int(other.argmax())
-        one, tag = read[place], int(read.rows[place]) % n_tags
-        raise InvalidInputError(
-            f"decisions: row {one.row:,} ({one.where}) is about tag {tag} of example {one.row // n_tags:,}, whose "
-            f"labels are {2 * tag} (without it) and {2 * tag + 1}, not {labels[outcomes.resulting[place]]}"
-        ).at([(one.row, one.row + 1)])
+        example, tag = divmod(int(read.rows[place]), n_tags)
+        raise read.error(
+            [place],
+            f" is about tag {tag} of example {example:,}, whose labels are {2 * tag} (without it) and {2 * tag + 1}, "
+            f"not {labels[outcomes.resulting[place]]}",
+        )
 
 
 def check_occurring(file: LabelFile, read: Decisions, outcomes: Outcomes) -> None:
@@ -474,12 +459,10 @@ def check_occurring(file: LabelFile, read: Decisions, outcomes: Outcomes) -> Non
                 return
     if missing:
         codes = [code for code, label in enumerate(outcomes.labels) if label in missing]
-        one, label = read[place := int(np.isin(outcomes.resulting, codes).argmax())], outcomes.labels
+        place = int(np.isin(outcomes.resulting, codes).argmax())
+        label = outcomes.labels[outcomes.resulting[place]]
         of = f"labels has 0..{highest}" if file.dtype.kind in "iu" else "no row of labels has it"
-        raise InvalidInputError(
-            f"decisions: row {one.row:,} ({one.where}): the resulting label is "
-            f"{label[outcomes.resulting[place]]!r}, and {of}: if it is a class, give class_names"
-        ).at([(one.row, one.row + 1)])
+        raise read.error([place], f": the resulting label is {label!r}, and {of}: if it is a class, give class_names")
 
 
 def _highest(block: npt.NDArray[Any]) -> int:
@@ -754,8 +737,8 @@ def apply_decisions(
     names = class_names if class_names is not None or issues is None else issues.class_names
     read = read_decisions(decisions, names if class_names is None or not file.n_tags else classes_of_tags(class_names))
     if issues is not None and issues.n_rows != file.n_rows:
-        smaller = layout is not None and layout.task == "segmentation" and layout.n_groups == file.n_groups
-        hint = "pixels of smaller masks, or images of other sizes" if smaller else "another dataset"
+        resized = layout is not None and layout.n_groups == file.n_groups
+        hint = f"{layout.units[1]} of other sizes" if layout is not None and resized else "another dataset"
         raise InvalidInputError(f"issues have {issues.n_rows:,} rows, labels {file.n_rows:,}: {hint}")
     values = LabelValues(file.dtype, _classes_of(file, names, issues))
     outcomes, digest = _compare(file, read, values, ids)
@@ -903,11 +886,8 @@ def _compare(file: LabelFile, read: Decisions, values: LabelValues, ids: Any) ->
         known = list(map(str, names.part(0, 0, file.groups_of(rows)).tolist()))
         for place in np.flatnonzero(read.id.where(map(bool, read.id.values))).tolist():
             if read.id[place] != known[which[place]]:
-                one = read[place]
-                raise InvalidInputError(
-                    f"decisions: row {one.row:,} ({one.where}) has the id {one.id!r}, ids has "
-                    f"{known[which[place]]!r}: another dataset?"
-                ).at([(one.row, one.row + 1)])
+                why = f" has the id {read.id[place]!r}, ids has {known[which[place]]!r}: another dataset?"
+                raise read.error([place], why)
     return outcomes, digest
 
 

@@ -34,6 +34,7 @@ from labelsieve.results.result import frame_of
 from labelsieve.results.store import StoredScores, check_writable, replacing
 from labelsieve.review.apply import UNSURE, LabelValues, Outcomes, results_of, settle
 from labelsieve.review.decisions import CHANGING, WORDS, Decisions, is_table, read_decisions
+from labelsieve.review.labels import LabelFile, open_given_labels
 from labelsieve.sources.names import cell_text, escape_formula
 from labelsieve.storage.checked import matches_checksum, with_checksum
 from labelsieve.storage.folder import LocalFolder, open_folder
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
     from labelsieve.confident_learning.thresholds import Bools, Float64s, Floats, Int64s
     from labelsieve.results.result import Result
-    from labelsieve.results.units import Layout
 
 _KIND: Final = "labelsieve audit"
 _FORMAT: Final = 1
@@ -263,7 +263,9 @@ def draw_audit(result: Result, budget: int, seed: int, labels: Any = None) -> Au
     """
     budget = check_whole_number("budget", budget, SMALLEST_BUDGET)
     seed = check_whole_number("seed", seed, 0)
-    given = None if labels is None else _OpenedLabels(labels, result.n_rows, result.layout)
+    file = None if labels is None else open_given_labels(labels, result.layout)
+    if file is not None and file.n_rows != result.n_rows:
+        raise InvalidInputError(f"labels must be of {result.n_rows:,} rows, not {file.n_rows:,}")
     some, of_issues = _some_scores(result)
     edges = stratum_edges(some)
     cuts = cut_scores(edges, of_issues)
@@ -282,9 +284,9 @@ def draw_audit(result: Result, budget: int, seed: int, labels: Any = None) -> Au
     rows, scores, in_strata = _drawn_rows(result, edges, wanted)
     order = np.random.default_rng([seed, N_STRATA]).permutation(len(rows))  # N_STRATA: the numbers of no stratum
     rows = rows[order]
-    labels_of_rows = None if given is None else given.of_rows(rows)
-    if labels_of_rows is not None:
-        _check_labels(result, rows, labels_of_rows)
+    given = None if file is None else _labels_of(file, rows)
+    if given is not None:
+        _check_labels(result, rows, given)
     return Audit(
         rows,
         scores[order],
@@ -292,7 +294,7 @@ def draw_audit(result: Result, budget: int, seed: int, labels: Any = None) -> Au
         stratum_rows,
         result.n_rows,
         seed,
-        labels_of_rows,
+        given,
         result.fingerprint,
         cuts,
         up_to[np.searchsorted(grid, cuts)],
@@ -300,6 +302,14 @@ def draw_audit(result: Result, budget: int, seed: int, labels: Any = None) -> Au
         np.stack([up_to[:, ::2].sum(axis=1), up_to[:, 1::2].sum(axis=1)], axis=1),
         {} if result.layout is None else result.layout.columns(rows),
     )
+
+
+def _labels_of(file: LabelFile, rows: Int64s) -> npt.NDArray[Any]:
+    """Return the labels of some rows: numbers, or text."""
+    labels = np.array(file.take_unsorted(rows))
+    if labels.dtype.kind == "f" and not (labels % 1).any():  # numbers beside missing ones
+        labels = labels.astype(np.int64)
+    return labels if labels.dtype.kind in "iu" else labels.astype(str)
 
 
 def _check_labels(result: Result, rows: Int64s, labels: npt.NDArray[Any]) -> None:
@@ -368,27 +378,6 @@ def _drawn_rows(result: Result, edges: Float64s, wanted: list[Int64s]) -> tuple[
     rows, scores, strata = (np.concatenate(column) for column in zip(*found, strict=True))
     order = np.argsort(rows)  # so that blocks of any length give the same
     return rows[order], scores[order], strata[order]
-
-
-class _OpenedLabels:
-    """The given labels, of which some are read."""
-
-    def __init__(self, labels: Any, n_rows: int, layout: Layout | None) -> None:
-        from labelsieve.review.labels import open_given_labels
-
-        is_file = isinstance(labels, str | os.PathLike) or layout is not None
-        self._file = open_given_labels(labels, layout) if is_file else None
-        self._labels = np.empty(0) if self._file is not None else np.asarray(labels)
-        shape = self._labels.shape if self._file is None else (self._file.n_rows,)
-        if shape != (n_rows,):
-            raise InvalidInputError(f"labels must be of {n_rows:,} rows, not of shape {shape}")
-
-    def of_rows(self, rows: Int64s) -> npt.NDArray[Any]:
-        """Return the labels of some rows: numbers, or text."""
-        labels = self._labels[rows] if self._file is None else np.array(self._file.take_unsorted(rows))
-        if labels.dtype.kind == "f" and not (labels % 1).any():  # numbers beside missing ones
-            labels = labels.astype(np.int64)
-        return labels if labels.dtype.kind in "iu" else labels.astype(str)
 
 
 def _is_audit(place: str) -> bool:
@@ -580,18 +569,15 @@ def _places_of(audit: Audit, read: Decisions) -> Int64s:
     places: Int64s = order[np.minimum(np.searchsorted(audit.rows, read.rows, sorter=order), len(audit) - 1)]
     unknown = np.flatnonzero(audit.rows[places] != read.rows)
     if len(unknown):
-        one = read[int(unknown[0])]
-        raise InvalidInputError(
-            f"decisions: row {one.row:,} is not in the audit ({one.where}): are these the decisions about another one?"
-        )
+        raise read.error(unknown[:1], " is not in the audit: are these the decisions about another one?")
     return places
 
 
 def _check_result(audit: Audit, read: Decisions) -> None:
     """Raise if decisions are about another result than the audit."""
-    for which, result in results_of(read):
+    for place, result in results_of(read):
         if audit.fingerprint and result != audit.fingerprint:
-            raise InvalidInputError(f"{which} is about the result {result}, the audit is one of {audit.fingerprint}")
+            raise read.error([place], f" is about the result {result}, the audit is one of {audit.fingerprint}")
 
 
 def _outcomes_of(audit: Audit, read: Decisions, places: Int64s) -> Outcomes:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -16,7 +15,6 @@ from labelsieve.errors import InvalidInputError, warn
 from labelsieve.results.label_issues import LabelIssues, open_rows
 from labelsieve.results.result import Result, frame_of
 from labelsieve.results.store import check_ending, replacing, write_table
-from labelsieve.results.units import TagLayout
 from labelsieve.storage.folder import open_folder
 
 if TYPE_CHECKING:
@@ -36,42 +34,6 @@ _MOST_ISSUES: Final = 10_000_000
 _NO_CLASS: Final = -1
 
 
-@dataclass(frozen=True, eq=False)
-class _Issues:
-    """The issues of both results, ascending.
-
-    Parameters
-    ----------
-    rows : (n,) int64
-        Rows that are issues in either result.
-    is_before, is_after : (n,) bool
-        Of which results they are issues.
-    before, after : dict of (n,) array
-        ``given_label``, ``suggested_label`` and ``score`` in each.
-    ids : (n,) array, optional
-        Their IDs.
-    """
-
-    rows: Int64s
-    is_before: Bools
-    is_after: Bools
-    before: Columns
-    after: Columns
-    ids: npt.NDArray[Any] | None
-
-    @cached_property
-    def chosen(self) -> dict[str, Bools]:
-        """Which rows were resolved, are kept, are kept with another label, and are new."""
-        is_kept = self.is_before & self.is_after
-        return {
-            "resolved": self.is_before & ~self.is_after,
-            "kept": is_kept,
-            "relabelled": is_kept & (self.before["given_label"] != self.after["given_label"]),
-            "new": self.is_after & ~self.is_before,
-        }
-
-
-@dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     """The issues before and after something was changed, from `labelsieve.compare`.
 
@@ -112,74 +74,68 @@ class Comparison:
     ([2], [3], [])
     """
 
-    before: Result
-    after: Result
-    n_resolved: int
-    n_kept: int
-    n_new: int
-    n_relabelled: int
-    classes: Columns
-    _issues: _Issues
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows N."""
-        return self.after.n_rows
-
-    @property
-    def n_classes(self) -> int:
-        """Number of classes K."""
-        return self.after.n_classes
-
-    @property
-    def issues_before(self) -> int:
-        """Number of issues before."""
-        return self.before.num_issues
-
-    @property
-    def issues_after(self) -> int:
-        """Number of issues after."""
-        return self.after.num_issues
-
-    @property
-    def estimated_before(self) -> int:
-        """Estimated number of wrong labels before."""
-        return self.before.estimated_num_issues
-
-    @property
-    def estimated_after(self) -> int:
-        """Estimated number of wrong labels after."""
-        return self.after.estimated_num_issues
-
-    @property
-    def health_before(self) -> float:
-        """Estimated share of right labels before."""
-        return 1 - self.estimated_before / self.before.n_labelled
-
-    @property
-    def health_after(self) -> float:
-        """Estimated share of right labels after."""
-        return 1 - self.estimated_after / self.after.n_labelled
-
-    @property
-    def resolved(self) -> Int64s:
-        """``(n_resolved,)`` rows that were issues before only, ascending."""
-        return self._issues.rows[self._issues.chosen["resolved"]]
-
-    @property
-    def kept(self) -> Int64s:
-        """``(n_kept,)`` rows that are issues in both results, ascending."""
-        return self._issues.rows[self._issues.chosen["kept"]]
-
-    @property
-    def new(self) -> Int64s:
-        """``(n_new,)`` rows that are issues after only, ascending."""
-        return self._issues.rows[self._issues.chosen["new"]]
-
-    @property
-    def relabelled(self) -> Int64s:
-        """``(n_relabelled,)`` rows that are issues in both, with another given label after, ascending."""
-        return self._issues.rows[self._issues.chosen["relabelled"]]
+    def __init__(self, before: Result, after: Result) -> None:
+        self.before, self.after = before, after
+        self.n_rows, self.n_classes = after.n_rows, after.n_classes
+        self.issues_before, self.issues_after = before.num_issues, after.num_issues
+        self.estimated_before, self.estimated_after = before.estimated_num_issues, after.estimated_num_issues
+        self.health_before = 1 - self.estimated_before / before.n_labelled
+        self.health_after = 1 - self.estimated_after / after.n_labelled
+        self._named = before if after.class_names is None else after
+        n_issues = self.issues_before + self.issues_after
+        if n_issues > _MOST_ISSUES:
+            raise InvalidInputError(
+                f"before and after have {n_issues:,} issues together, and at most {_MOST_ISSUES:,} can be compared"
+            )
+        parts = [one.found.part(0, one.num_issues) for one in (before, after)]
+        orders = [np.argsort(part.rows, kind="stable") for part in parts]
+        old, new = (part.rows[order] for part, order in zip(parts, orders, strict=True))
+        # Both are sorted; union1d would hash them, which takes ten times as long.
+        rows = np.sort(np.concatenate([old, new]), kind="stable")
+        self._rows = rows = rows[np.append(rows[1:] != rows[:-1], True)[: len(rows)]]
+        is_issue: list[Bools] = [np.isin(rows, one, assume_unique=True) for one in (old, new)]
+        # Columns of each result, in which -1 and NaN stand for the rows that are no issues in it.
+        self._ends: dict[str, Columns] = {"before": {}, "after": {}}
+        for end, part, order, flags in zip(self._ends.values(), parts, orders, is_issue, strict=True):
+            columns = part.columns()
+            end |= {name: np.full(len(rows), _NO_CLASS) for name in ("given_label", "suggested_label")}
+            end["score"] = np.full(len(rows), np.nan, part.scores.dtype)
+            for name, column in end.items():
+                column[flags] = columns[name][order]
+        self._ids = _joined_ids(
+            rows,
+            is_issue,
+            [
+                None if one.ids is None else one.ids.part(0, one.num_issues, part.rows)[order]
+                for one, part, order in zip((before, after), parts, orders, strict=True)
+            ],
+        )
+        (is_before, is_after), k = is_issue, after.n_classes
+        by_before, by_after = (end["given_label"] for end in self._ends.values())
+        is_kept = is_before & is_after
+        chosen = {"resolved": is_before & ~is_after, "kept": is_kept, "relabelled": is_kept & (by_before != by_after)}
+        chosen["new"] = is_after & ~is_before
+        self._codes = np.where(is_kept, 1, np.where(is_after, 2, 0))
+        self.resolved, self.kept, self.relabelled, self.new = (rows[flags] for flags in chosen.values())
+        self.n_resolved, self.n_kept = len(self.resolved), len(self.kept)
+        self.n_relabelled, self.n_new = len(self.relabelled), len(self.new)
+        counts = {
+            name: np.bincount((by_after if name == "new" else by_before)[flags], minlength=k)
+            for name, flags in chosen.items()
+        }
+        arrived = np.bincount(by_after[chosen["relabelled"]], minlength=k)
+        self.classes: Columns = self._named.named(
+            {
+                "class": np.arange(k),
+                "rows_before": before.class_counts,
+                "rows_after": after.class_counts,
+                "issues_before": counts["resolved"] + counts["kept"],
+                **counts,
+                "issues_after": counts["kept"] - counts["relabelled"] + arrived + counts["new"],
+                "estimated_before": _estimated(before),
+                "estimated_after": _estimated(after),
+            }
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Return all issues of both results as a pandas DataFrame, by row.
@@ -230,7 +186,7 @@ class Comparison:
         """
         place = check_ending("path", path, ".csv")
         with replacing(open_folder(place)) as made:
-            starts = range(0, max(1, len(self._issues.rows)), _TEXT_ROWS)
+            starts = range(0, max(1, len(self._rows)), _TEXT_ROWS)
             tables = (_emptied(self._table(slice(start, start + _TEXT_ROWS))) for start in starts)
             write_table(made, tables, escape_formulas=escape_formulas)
 
@@ -290,17 +246,12 @@ class Comparison:
 
     def _table(self, part: slice) -> Columns:
         """Return columns of `to_frame`; -1 stands for a class, NaN for a score and "" for a name that is missing."""
-        layout, found, class_names = self.after.layout, self._issues, self._named.class_names
-        rows = found.rows[part]
+        layout, class_names, rows = self.after.layout, self._named.class_names, self._rows[part]
         table: Columns = {"row": rows} if layout is None else dict(layout.columns(rows))
-        if found.ids is not None:
-            table["id"] = found.ids[part]
-        codes = np.where(found.chosen["kept"], 1, np.where(found.is_after, 2, 0))[part]
-        table["status"] = np.array(_STATUSES, object)[codes]
-        ends = {
-            end: {name: column[part] for name, column in columns.items()}
-            for end, columns in (("before", found.before), ("after", found.after))
-        }
+        if self._ids is not None:
+            table["id"] = self._ids[part]
+        table["status"] = np.array(_STATUSES, object)[self._codes[part]]
+        ends = {end: {name: one[part] for name, one in columns.items()} for end, columns in self._ends.items()}
         for end, columns in ends.items():
             table |= {f"{name}_{end}": column for name, column in columns.items()}
         if class_names is not None:
@@ -312,10 +263,6 @@ class Comparison:
     def class_label(self, k: int) -> str:
         """Return the number of a class, and its name if either result has one."""
         return self._named.class_label(k)
-
-    @property
-    def _named(self) -> Result:
-        return self.before if self.after.class_names is None else self.after
 
 
 def compare_results(before: Result, after: Result) -> Comparison:
@@ -346,55 +293,7 @@ def compare_results(before: Result, after: Result) -> Comparison:
     if differing:
         said = (", ".join(f"{name}={getattr(one.settings, name)!r}" for name in differing) for one in (before, after))
         warn("the results have other settings, which change the issues too: {} before, {} after".format(*said))
-    found, k = _issues_of(before, after), after.n_classes
-    by_before, by_after, chosen = found.before["given_label"], found.after["given_label"], found.chosen
-    counts = {name: np.bincount(by_before[chosen[name]], minlength=k) for name in ("resolved", "kept", "relabelled")}
-    counts["new"] = np.bincount(by_after[chosen["new"]], minlength=k)
-    arrived = np.bincount(by_after[chosen["relabelled"]], minlength=k)
-    classes: Columns = {
-        "class": np.arange(k),
-        "rows_before": before.class_counts,
-        "rows_after": after.class_counts,
-        "issues_before": counts["resolved"] + counts["kept"],
-        **counts,
-        "issues_after": counts["kept"] - counts["relabelled"] + arrived + counts["new"],
-        "estimated_before": _estimated(before),
-        "estimated_after": _estimated(after),
-    }
-    n_resolved, n_kept, n_relabelled, n_new = (int(column.sum()) for column in counts.values())
-    classes = (after if after.class_names is not None else before).named(classes)
-    return Comparison(before, after, n_resolved, n_kept, n_new, n_relabelled, classes, found)
-
-
-def _issues_of(before: Result, after: Result) -> _Issues:
-    n_issues = before.num_issues + after.num_issues
-    if n_issues > _MOST_ISSUES:
-        raise InvalidInputError(
-            f"before and after have {n_issues:,} issues together, and at most {_MOST_ISSUES:,} can be compared"
-        )
-    parts = [one.found.part(0, one.num_issues) for one in (before, after)]
-    orders = [np.argsort(part.rows, kind="stable") for part in parts]
-    old, new = (part.rows[order] for part, order in zip(parts, orders, strict=True))
-    # Both are sorted; union1d would hash them, which takes ten times as long.
-    rows = np.sort(np.concatenate([old, new]), kind="stable")
-    rows = rows[np.append(rows[1:] != rows[:-1], True)[: len(rows)]]
-    is_before, is_after = (np.isin(rows, one, assume_unique=True) for one in (old, new))
-    sides: tuple[Columns, Columns] = ({}, {})
-    for side, part, order, is_issue in zip(sides, parts, orders, (is_before, is_after), strict=True):
-        columns = part.columns()
-        side |= {name: np.full(len(rows), _NO_CLASS) for name in ("given_label", "suggested_label")}
-        side["score"] = np.full(len(rows), np.nan, part.scores.dtype)
-        for name, column in side.items():
-            column[is_issue] = columns[name][order]
-    ids = _joined_ids(
-        rows,
-        [is_before, is_after],
-        [
-            None if one.ids is None else one.ids.part(0, one.num_issues, part.rows)[order]
-            for one, part, order in zip((before, after), parts, orders, strict=True)
-        ],
-    )
-    return _Issues(rows, is_before, is_after, sides[0], sides[1], ids)
+    return Comparison(before, after)
 
 
 def _joined_ids(rows: Int64s, is_issue: list[Bools], ids: list[npt.NDArray[Any] | None]) -> npt.NDArray[Any] | None:
@@ -444,21 +343,8 @@ def _check_same_rows(before: Result, after: Result) -> None:
     if kinds[0] != kinds[1]:
         shown = [kind or "rows without groups" for kind in kinds]
         raise InvalidInputError(f"before is a result of {shown[0]}, after of {shown[1]}")
-    if not _same_groups(before, after):
-        raise InvalidInputError(f"before and after have other {after.layout.units[1] if after.layout else 'groups'}")
-
-
-def _same_groups(before: Result, after: Result) -> bool:
-    one, other = before.layout, after.layout
-    if one is None or other is None:
-        return one is other
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, TagLayout) and isinstance(other, TagLayout):  # names may be missing
-        return (one.n_examples, one.n_tags) == (other.n_examples, other.n_tags)
-    if one.attributes() != other.attributes():
-        return False
-    return one.array is other.array or np.array_equal(one.array, other.array)  # type: ignore[arg-type]  # one type
+    if before.layout is not None and after.layout is not None and not before.layout.has_same_groups(after.layout):
+        raise InvalidInputError(f"before and after have other {after.layout.units[1]}")
 
 
 def _emptied(table: Columns) -> Columns:

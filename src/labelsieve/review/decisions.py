@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import methodcaller
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -41,39 +41,14 @@ _RECORD: Final = {
 }
 
 
-class Reviewed(NamedTuple):
-    """What one reviewer decided about a task: the columns of a table of decisions.
-
-    Parameters
-    ----------
-    row : int
-        The row.
-    id : str
-        The user's name of the row, or "".
-    given_label : int or str
-        The given label as it is stored.
-    decision : str
-        ``accept``, ``keep``, ``other`` or ``unsure``.
-    label : int or str
-        The resulting label for ``accept`` and ``other``; "" otherwise.
-    reviewer, time, result : str
-        Who decided, when, and the fingerprint of the result.
-    """
-
-    row: int
-    id: str
-    given_label: int | str
-    decision: str
-    label: int | str
-    reviewer: str
-    time: str
-    result: str
+# The columns of a table of decisions, in which a reviewer's name of a row is ``id``.
+EXPORT_COLUMNS: Final = ("row", "id", "given_label", "decision", "label", "reviewer", "time", "result")
 
 
 def read_export(
     path: Path, class_names: Sequence[str] | None = None, *, needs_labels: bool = True
-) -> list[tuple[int, Reviewed]]:
-    """Return the decisions in an export of Label Studio, each with the number of its task, from 1.
+) -> list[tuple[int, tuple[Any, ...]]]:
+    """Return the decisions in an export of Label Studio as `EXPORT_COLUMNS`, each with the number of its task, from 1.
 
     Parameters
     ----------
@@ -94,14 +69,12 @@ def read_export(
     tasks = _read_list(path)
     data = [_data_of(task, number, path) for number, task in enumerate(tasks, 1)]
     labels = _Labels(data, class_names, path, needs_labels=needs_labels)
-    found = list[tuple[int, Reviewed]]()
+    found = list[tuple[int, tuple[Any, ...]]]()
     for number, (task, own) in enumerate(zip(tasks, data, strict=True), 1):
         for choices, reviewer, time in _answers(task, number, path):
             word, label = labels.decided(own, choices, f"task {number:,} of {path}")
             row_id, result = (as_text(str(own.get(name) or "")) for name in ("row_id", "result"))
-            found.append(
-                (number, Reviewed(own["row"], row_id, own["given_label"], word, label, reviewer, time, result))
-            )
+            found.append((number, (own["row"], row_id, own["given_label"], word, label, reviewer, time, result)))
     return found
 
 
@@ -127,9 +100,7 @@ def _read_list(path: Path) -> list[Any]:
 def _data_of(task: Any, number: int, path: Path) -> dict[str, Any]:
     """Return the data of a task, after checking what this module reads of it."""
     data = task.get("data", task) if isinstance(task, dict) else None
-    missing = (
-        [name for name in _NEEDED_IN_EXPORT if name not in data] if isinstance(data, dict) else list(_NEEDED_IN_EXPORT)
-    )
+    missing = [name for name in _NEEDED_IN_EXPORT if not isinstance(data, dict) or name not in data]
     if not isinstance(data, dict) or missing:
         raise InvalidInputError(
             f"decisions: task {number:,} of {path} has no {', '.join(missing)}: only exports of tasks that "
@@ -292,42 +263,8 @@ _READ_BYTES: Final = 1 << 20
 _BLOCK_LINES: Final = 1 << 12
 _BLOCK_CHARACTERS: Final = 1 << 18
 _COMMAS: Final = methodcaller("count", ",")
-
-
-class Decision(NamedTuple):
-    """What one reviewer decided about the label of one row.
-
-    Parameters
-    ----------
-    row : int
-        The row.
-    given, label : object
-        The given label and the resulting one, as the decision has them; ``""`` for no resulting one.
-    word : str
-        ``accept``, ``keep``, ``other`` or ``unsure``.
-    id, reviewer, time, result : str
-        The user's name of the row, who decided and when, and the fingerprint of the result; ``""`` if they are unknown.
-    table : str
-        Where the decision is, for messages.
-    line : int
-        Its line there.
-    """
-
-    row: int
-    given: Any
-    word: str
-    label: Any
-    id: str = ""
-    reviewer: str = ""
-    time: str = ""
-    result: str = ""
-    table: str = ""
-    line: int = 0
-
-    @property
-    def where(self) -> str:
-        """Line and table, for messages."""
-        return f"line {self.line:,} of {self.table}"
+# Rows that a message names.
+_NAMED: Final = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -355,8 +292,8 @@ class Column:
 
 
 @dataclass(frozen=True, eq=False)
-class Decisions(Sequence[Decision]):
-    """Decisions, in the order of their tables and lines: a sequence of `Decision`, which are made when asked for.
+class Decisions:
+    """Decisions, in the order of their tables and lines.
 
     Parameters
     ----------
@@ -364,8 +301,10 @@ class Decisions(Sequence[Decision]):
         Their rows.
     words : (n,) int8
         Positions of their words in `WORDS`.
-    given, label, id, reviewer, time, result : Column
-        As of `Decision`; all but `given` and `label` are text.
+    given, label : Column
+        The given label and the resulting one, as the decision has them; ``""`` for no resulting one.
+    id, reviewer, time, result : Column
+        The user's name of the row, who decided and when, and the fingerprint of the result; ``""`` if unknown.
     is_unnamed : (n,) bool
         Whether each one names no reviewer. Of several tables `reviewer` is then the name of the table.
     lines : (n,) int64
@@ -389,21 +328,15 @@ class Decisions(Sequence[Decision]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, place: Any) -> Any:
-        if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
-        place = range(len(self))[place]
-        return Decision(
-            int(self.rows[place]),
-            self.given[place],
-            WORDS[self.words[place]],
-            self.label[place],
-            self.id[place],
-            self.reviewer[place],
-            self.time[place],
-            self.result[place],
-            next(where for start, where in reversed(self.tables) if start <= place),
-            int(self.lines[place]),
+    def error(self, places: Sequence[int] | npt.NDArray[np.intp], why: str, before: str = "") -> InvalidInputError:
+        """Return an error that names some decisions: what comes before them in the message, and why."""
+        first, shown = int(places[0]), self.rows[places[:_NAMED]]
+        table = next(where for start, where in reversed(self.tables) if start <= first)
+        where, rows = f"line {self.lines[first]:,} of {table}", ", ".join(f"{row:,}" for row in shown)
+        more = f" and {len(places) - _NAMED:,} more" if len(places) > _NAMED else ""
+        which = f"row {rows} ({where})" if len(places) == 1 else f"rows {rows}{more} (the first: {where})"
+        return InvalidInputError(f"decisions: {before}{which}{why}").at(
+            [(row, row + 1) for row in sorted(shown.tolist())]
         )
 
 
@@ -436,9 +369,12 @@ def read_decisions(decisions: Any, class_names: Sequence[str] | None = None, *, 
     given = list(decisions) if is_list else [] if decisions is None else [decisions]
     if is_list and not given:
         raise InvalidInputError("decisions: the list is empty")
-    several = len(given) > 1
     stems = [Path(one).stem for one in given if isinstance(one, str | os.PathLike)]
-    table, needed = _Table(of_audit=of_audit), _NEEDED_OF_AUDIT if of_audit else _NEEDED
+    needed, n = _NEEDED_OF_AUDIT if of_audit else _NEEDED, 0
+    tables, names = list[tuple[int, str]](), list[str]()
+    rows, lines = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    codes: dict[str, list[Int32s]] = {column: [np.empty(0, np.int32)] for column in _CODED}
+    values: dict[str, Any] = {column: defaultdict(itertools.count().__next__) for column in _CODED}
     for number, one in enumerate(given):
         if isinstance(one, str | os.PathLike):
             where = check_place("decisions", one)
@@ -447,104 +383,71 @@ def read_decisions(decisions: Any, class_names: Sequence[str] | None = None, *, 
             name = path.stem if stems.count(path.stem) == 1 else where
             blocks = _export_blocks(path, class_names, of_audit=of_audit) if is_export else _csv_blocks(path, needed)
         elif is_table(one):
-            where, name = (f"frame {number}", f"frame {number}") if several else ("the frame", "")
+            where, name = (f"frame {number}", f"frame {number}") if len(given) > 1 else ("the frame", "")
             blocks = _frame_blocks(one, where, needed)
         else:
             raise InputTypeError(
                 "decisions must be the path of a CSV file or an export of Label Studio, a frame, or a dict of columns, "
                 f"not {type(one).__name__}"
             )
-        # Of several tables without names of reviewers, each is of another reviewer.
-        table.add(where, blocks, name if several else "")
-    return table.checked()
-
-
-class _Codes:
-    """A column that grows, and the codes of its values."""
-
-    def __init__(self) -> None:
-        self._known: defaultdict[Any, int] = defaultdict(itertools.count().__next__)
-        self._parts = list[Int32s]()
-
-    def add(self, cells: Iterable[Any]) -> None:
-        """Add cells; those that are not text are pairs of a type and a value, as 1, 1.0 and True are equal."""
-        self._parts.append(np.fromiter(map(self._known.__getitem__, cells), np.int32))
-
-    def column(self) -> Column:
-        """Return the column."""
-        values = list(self._known)
-        if tuple in set(map(type, values)):
-            values = [key[1] if isinstance(key, tuple) else key for key in values]
-        return Column(np.concatenate([np.empty(0, np.int32), *self._parts]), values)
-
-
-class _Table:
-    """The columns of decisions as they are read."""
-
-    def __init__(self, *, of_audit: bool) -> None:
-        self._of_audit, self._names = of_audit, list[str]()
-        self._rows, self._lines = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        self._columns = {name: _Codes() for name in _CODED}
-        self._tables, self._n = list[tuple[int, str]](), 0
-
-    def add(self, where: str, blocks: Iterable[Block], name: str) -> None:
-        """Add the numbers of lines and the cells of a table; `name` stands for a reviewer who is not named there."""
-        self._tables.append((self._n, where))
-        self._names.append(name)
-        for lines, cells in map(_filled_in, blocks) if self._of_audit else blocks:
-            self._rows.append(_row_numbers(cells["row"], lines, where))
-            self._lines.append(np.array(lines, np.int64))
+        tables.append((n, where))
+        names.append(name)
+        for own_lines, cells in map(_filled_in, blocks) if of_audit else blocks:
+            rows.append(_row_numbers(cells["row"], own_lines, where))
+            lines.append(np.array(own_lines, np.int64))
+            n += len(own_lines)
             for column in _CODED:
-                self._columns[column].add(cells.get(column) or itertools.repeat("", len(lines)))
-            self._n += len(lines)
+                own = cells.get(column) or itertools.repeat("", len(own_lines))
+                # What is not text is a pair of a type and a value, as 1, 1.0 and True are equal.
+                codes[column].append(np.fromiter(map(values[column].__getitem__, own), np.int32))
+    columns = {
+        name: Column(np.concatenate(codes[name]), [key[1] if isinstance(key, tuple) else key for key in values[name]])
+        for name in _CODED
+    }
+    words, reviewer = columns["decision"], columns["reviewer"]
+    is_unnamed = reviewer.where(not name for name in reviewer.values)
+    if len(given) > 1:  # each is of another reviewer, if it names none
+        for (start, stop), name in zip(itertools.pairwise([*(a for a, _ in tables), n]), names, strict=True):
+            reviewer.values.extend([name] * (name not in reviewer.values))
+            reviewer.codes[start:stop][is_unnamed[start:stop]] = reviewer.values.index(name)
+    known = [WORDS.index(word.strip()) if word.strip() in WORDS else -1 for word in words.values]
+    found = Decisions(
+        np.concatenate(rows),
+        np.array([*known, -1], np.int8)[words.codes],
+        columns["given_label"],
+        columns["label"],
+        columns["id"],
+        reviewer,
+        columns["time"],
+        columns["result"],
+        is_unnamed,
+        np.concatenate(lines),
+        tables,
+    )
+    _check_words(found, words, of_audit=of_audit)
+    return found
 
-    def checked(self) -> Decisions:
-        """Return the decisions after checking their words."""
-        columns = {name: codes.column() for name, codes in self._columns.items()}
-        words, reviewer = columns["decision"], columns["reviewer"]
-        is_unnamed = reviewer.where(not name for name in reviewer.values)
-        known = [WORDS.index(word.strip()) if word.strip() in WORDS else -1 for word in words.values]
-        found = Decisions(
-            np.concatenate(self._rows),
-            np.array([*known, -1], np.int8)[words.codes],
-            columns["given_label"],
-            columns["label"],
-            columns["id"],
-            self._named(reviewer, is_unnamed),
-            columns["time"],
-            columns["result"],
-            is_unnamed,
-            np.concatenate(self._lines),
-            self._tables,
-        )
-        is_empty = found.label.where(map(is_empty_text, found.label.values))
-        changes = np.isin(found.words, CHANGING)
-        unnamed = changes & is_empty & (not self._of_audit)
-        # A table may repeat the given label for `keep`.
-        repeated = np.flatnonzero(~changes & ~is_empty)
-        other = [place for place in repeated.tolist() if str(found.label[place]) != str(found.given[place])]
-        wrong = np.concatenate([np.flatnonzero((found.words < 0) | unnamed), np.array(other[:1], np.int64)])
-        if len(wrong):
-            place = int(wrong.min())
-            one, word = found[place], words[place].strip()
-            if found.words[place] < 0:
-                why = f"{word!r} is not a decision: they are {', '.join(WORDS)}"
-            elif unnamed[place]:
-                why = f"{word} needs the resulting label, and the column label is empty"
-            else:
-                why = f"the decision is {word}, and the column label has {one.label!r}: leave it empty"
-            raise InvalidInputError(f"decisions: {one.where}, row {one.row:,}: {why}")
-        return found
 
-    def _named(self, reviewer: Column, is_unnamed: Bools) -> Column:
-        """Return the reviewers; one who is not named has the name of the table."""
-        codes, values = reviewer.codes.copy(), list(reviewer.values)
-        edges = itertools.pairwise([*(start for start, _ in self._tables), self._n])
-        for (start, stop), name in zip(edges, self._names, strict=True):
-            if name:
-                values += [name] * (name not in values)
-                codes[start:stop][is_unnamed[start:stop]] = values.index(name)
-        return Column(codes, values)
+def _check_words(found: Decisions, words: Column, *, of_audit: bool) -> None:
+    """Raise unless all words are decisions, and resulting labels are where they belong."""
+    is_empty = found.label.where(map(is_empty_text, found.label.values))
+    changes = np.isin(found.words, CHANGING)
+    unnamed = changes & is_empty & (not of_audit)
+    # A table may repeat the given label for `keep`.
+    repeated = np.flatnonzero(~changes & ~is_empty)
+    other = [place for place in repeated.tolist() if str(found.label[place]) != str(found.given[place])]
+    wrong = np.concatenate([np.flatnonzero((found.words < 0) | unnamed), np.array(other[:1], np.int64)])
+    if not len(wrong):
+        return
+    place = int(wrong.min())
+    word = words[place].strip()
+    if found.words[place] < 0:
+        why = f"{word!r} is not a decision: they are {', '.join(WORDS)}"
+    elif unnamed[place]:
+        why = f"{word} needs the resulting label, and the column label is empty"
+    else:
+        why = f"the decision is {word}, and the column label has {found.label[place]!r}: leave it empty"
+    raise found.error([place], f": {why}")
 
 
 def _filled_in(block: Block) -> Block:
@@ -563,15 +466,12 @@ def _row_numbers(cells: Sequence[Any], lines: Sequence[int], where: str) -> Int6
     try:
         return np.fromiter(map(number, cells), np.int64, len(cells))
     except (ValueError, OverflowError):
-        place = next(place for place, cell in enumerate(cells) if not _is_row(cell))
-    raise InvalidInputError(f"decisions: line {lines[place]:,} of {where}: {cells[place]!r} is not a row")
-
-
-def _is_row(cell: Any) -> bool:
-    try:
-        return bool(np.int64(whole_number(cell)) == whole_number(cell))
-    except (ValueError, OverflowError):
-        return False
+        for line, cell in zip(lines, cells, strict=True):
+            try:
+                np.int64(whole_number(cell))
+            except (ValueError, OverflowError):
+                raise InvalidInputError(f"decisions: line {line:,} of {where}: {cell!r} is not a row") from None
+        raise
 
 
 def _csv_blocks(path: Path, needed: Sequence[str]) -> Iterator[Block]:
@@ -636,9 +536,8 @@ def _export_blocks(path: Path, class_names: Sequence[str] | None, *, of_audit: b
     """Yield the numbers of tasks of an export of Label Studio, and their decisions by column."""
     found = read_export(path, class_names, needs_labels=not of_audit)
     if found:
-        columns = dict(zip(Reviewed._fields, zip(*(one for _, one in found), strict=True), strict=True))
-        cells: dict[str, Sequence[Any]] = {name: list(map(str, column)) for name, column in columns.items()}
-        yield [number for number, _ in found], cells
+        columns = zip(EXPORT_COLUMNS, zip(*(one for _, one in found), strict=True), strict=True)
+        yield [number for number, _ in found], {name: list(map(str, column)) for name, column in columns}
 
 
 def _check_end(path: Path) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.results.result import Result, frame_of
 from labelsieve.results.store import check_writable, replacing
-from labelsieve.review.decisions import CONTROL, Reviewed, read_export
+from labelsieve.review.decisions import CONTROL, EXPORT_COLUMNS, read_export
 from labelsieve.review.page import ReviewRows
 from labelsieve.sources.names import as_text, read_lines
 from labelsieve.storage.folder import LocalFolder
@@ -285,8 +285,7 @@ def read_label_studio(path: str | os.PathLike[str], class_names: Sequence[str] |
     [[2, 0, 'accept', 1], [3, 1, 'unsure', '']]
     """
     found = [one for _, one in read_export(Path(check_place("decisions", path)), class_names)]
-    columns = {}
-    for place, name in enumerate(Reviewed._fields):
-        columns[name] = np.empty(len(found), np.int64 if name == "row" else object)
-        columns[name][:] = [one[place] for one in found]
+    columns = {name: np.empty(len(found), np.int64 if name == "row" else object) for name in EXPORT_COLUMNS}
+    for place, column in enumerate(columns.values()):
+        column[:] = [one[place] for one in found]
     return frame_of(columns)

@@ -120,9 +120,8 @@ class SegmentationIssues(GroupedIssues):
                 first, last, flat = self._held = self._mask_from(image)
             start, stop = (self.layout.edges(image, image + 1) - self.layout.edges(first, first)[0]).tolist()
             return flat[start:stop].reshape(self.layout.shape(image)).copy()
-        if isinstance(self.layout, EqualImages):
-            layout = self.layout
-            return self._mask_of_rows(0, self.rows.n_rows).reshape(layout.n_images, layout.height, layout.width)
+        if self.layout.mask_shape is not None:
+            return self._mask_of_rows(0, self.rows.n_rows).reshape(self.layout.mask_shape)
         return list(self.masks())
 
     def masks(self) -> Iterator[Bools]:
@@ -157,9 +156,8 @@ class SegmentationIssues(GroupedIssues):
         if image is not None:
             image = self._checked_group(image)
             return self._scores_of_rows(*self._rows_of(image)).reshape(self.layout.shape(image))
-        if isinstance(self.layout, EqualImages):
-            layout = self.layout
-            return self._scores_of_rows(0, self.rows.n_rows).reshape(layout.n_images, layout.height, layout.width)
+        if self.layout.mask_shape is not None:
+            return self._scores_of_rows(0, self.rows.n_rows).reshape(self.layout.mask_shape)
         return [
             scores[edges[i] : edges[i + 1]].reshape(self.layout.shape(first + i)).copy()
             for first, edges, scores in self.score_blocks()

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -391,8 +391,8 @@ class FoldsSource(CompositeSource):
 
     def pieces(self, start: int, stop: int) -> list[tuple[int, int, int]]:
         """Return the folds that have rows ``[start, stop)``, and which rows of each."""
-        bounds = zip(self.origins, self.counts(0, start), self.counts(start, stop), strict=True)
-        return [(number, a + before, a + before + n) for number, (a, before, n) in enumerate(bounds) if n]
+        bounds = zip(self.origins, self.counts_before(start), self.counts_before(stop), strict=True)
+        return [(number, origin + a, origin + b) for number, (origin, a, b) in enumerate(bounds) if a < b]
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:
         """Open the folds that have rows in the range."""
@@ -410,21 +410,17 @@ class FoldsSource(CompositeSource):
     def _spread(self, start: int, stop: int) -> str:
         """Return a digest of which rows of which folds are rows ``[start, stop)``."""
         found = hashlib.blake2b(self.fold_of_row[start:stop].tobytes(), digest_size=16)
-        for begin, end in zip(self.counts(0, start), self.counts(0, stop), strict=True):
+        for begin, end in zip(self.counts_before(start), self.counts_before(stop), strict=True):
             found.update(f" {begin} {end} ".encode())
         return found.hexdigest()
 
     def _digest(self, start: int, stop: int, parts: Sequence[str]) -> str:
         return _hashed(json.dumps(["folds", start, stop, parts, self._spread(start, stop)]))
 
-    def counts(self, start: int, stop: int) -> list[int]:
-        """Return the number of rows ``[start, stop)`` that each fold has."""
-        counts: list[int] = (self._counts_before(stop) - self._counts_before(start)).tolist()
-        return counts
-
-    def _counts_before(self, row: int) -> Int64s:
+    def counts_before(self, row: int) -> list[int]:
+        """Return the number of rows before `row` that each fold has."""
         block = row // _COUNTED
-        counts: Int64s = self._counts[block] + self._counted(block * _COUNTED, row)
+        counts: list[int] = (self._counts[block] + self._counted(block * _COUNTED, row)).tolist()
         return counts
 
     @cached_property
@@ -441,11 +437,13 @@ class FoldsSource(CompositeSource):
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:
         """Return the folds with the places of these rows only."""
-        firsts = [a + before for a, before in zip(self.origins, self.counts(0, start), strict=True)]
-        bounds = zip(self.children, firsts, self.counts(start, stop), strict=True)
-        parts = [fold.part(first, first + n) for fold, first, n in bounds]
-        origins = [first - begin for first, (_, begin) in zip(firsts, parts, strict=True)]
-        return FoldsSource([fold for fold, _ in parts], self.fold_of_row[start:stop], origins), start
+        folds, origins = list[Source](), list[int]()
+        bounds = zip(self.children, self.origins, self.counts_before(start), self.counts_before(stop), strict=True)
+        for fold, origin, a, b in bounds:
+            part, begin = fold.part(origin + a, origin + b)
+            folds.append(part)
+            origins.append(origin + a - begin)
+        return FoldsSource(folds, self.fold_of_row[start:stop], origins), start
 
 
 class _FoldRows(Rows):
@@ -453,9 +451,7 @@ class _FoldRows(Rows):
 
     def __init__(self, source: FoldsSource, start: int, stop: int) -> None:
         super().__init__(source)
-        self._source, self._row = source, start
-        # The number of rows of each fold before the next row to read, and what is open of it.
-        self._next = [origin + n for origin, n in zip(source.origins, source.counts(0, start), strict=True)]
+        self._source = source
         with ExitStack() as stack:
             self._open = {
                 number: stack.enter_context(source.children[number].open(first, last))
@@ -464,24 +460,16 @@ class _FoldRows(Rows):
             self._stack = stack.pop_all()
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        if start != self._row:  # it is the next one as a rule
-            low, high = sorted((start, self._row))
-            sign = 1 if start > self._row else -1
-            counts = self._source.counts(low, high)
-            self._next = [first + sign * n for first, n in zip(self._next, counts, strict=True)]
         fold_of_row, out = self._source.fold_of_row[start:stop], self._reused(stop - start)
-        for number, n in enumerate(self._source.counts(start, stop)):
-            if not n:
-                continue
+        for number, first, last in self._source.pieces(start, stop):
             if number not in self._open:
                 self._open[number] = self._stack.enter_context(self._source.children[number].open())
-            first = self._next[number]
-            rows, self._next[number] = self._open[number].read(first, first + n), first + n
-            places = slice(None) if n == len(out) else np.flatnonzero(fold_of_row == number)
-            if not isinstance(places, slice) and places[-1] - places[0] == n - 1:
-                places = slice(places[0], places[-1] + 1)
-            out[places] = rows
-        self._row = stop
+            places: Any = slice(None)
+            if last - first < len(out):
+                places = np.flatnonzero(fold_of_row == number)
+                if places[-1] - places[0] == last - first - 1:
+                    places = slice(places[0], places[-1] + 1)
+            out[places] = self._open[number].read(first, last)
         return out
 
     def close(self) -> None:
@@ -632,7 +620,15 @@ class Ensemble:
         self.members = tuple(members)
         if not self.members:
             raise InvalidInputError("Ensemble takes at least one member")
-        _refuse_repeated(self.members)
+        seen = dict[str, int]()
+        for number, member in enumerate(self.members):
+            if isinstance(member, str | os.PathLike):
+                place = check_place("a member of Ensemble", member)
+                if seen.setdefault(place, number) != number:
+                    raise InvalidInputError(
+                        f"members {seen[place]} and {number} of the ensemble are both {without_query(place)}: give "
+                        "weights if one counts more than others"
+                    )
         self.weights = _checked_weights(weights, len(self.members))
 
     def __len__(self) -> int:
@@ -642,19 +638,6 @@ class Ensemble:
         """Return the number of members."""
         weighted = "" if self.weights is None else f" with weights {self.weights!r}"
         return f"<Ensemble of {len(self)} member{'s' if len(self) > 1 else ''}{weighted}>"
-
-
-def _refuse_repeated(members: Sequence[Any]) -> None:
-    seen = dict[str, int]()
-    for number, member in enumerate(members):
-        if isinstance(member, str | os.PathLike):
-            place = check_place("a member of Ensemble", member)
-            if place in seen:
-                raise InvalidInputError(
-                    f"members {seen[place]} and {number} of the ensemble are both {without_query(place)}: give weights "
-                    "if one counts more than others"
-                )
-            seen[place] = number
 
 
 def _checked_weights(weights: Any, n_members: int) -> tuple[float, ...] | Literal["accuracy"] | None:
@@ -884,15 +867,7 @@ class _LazyRows(Sequence[npt.NDArray[Any]]):
     def __len__(self) -> int:
         return len(self._members)
 
-    @overload
-    def __getitem__(self, index: int) -> npt.NDArray[Any]: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[npt.NDArray[Any]]: ...
-
-    def __getitem__(self, index: int | slice) -> npt.NDArray[Any] | Sequence[npt.NDArray[Any]]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(len(self))[index]]
+    def __getitem__(self, index: int) -> npt.NDArray[Any]:  # type: ignore[override]  # one at a time
         found = self._read[index]
         if found is None:
             found = self._read[index] = self._members[index].read(*self._ranges[index])

@@ -278,7 +278,7 @@ def open_label_values(labels: Any, ignore_label: IgnoreLabel = NOTHING) -> Opene
     if opened is not None:
         return opened
     found = open_any("labels", labels)
-    return found if found.ndim == 1 and found.dtype.kind in _KINDS + "f" * skip else checked_labels(found)
+    return found if len(found.shape) == 1 and found.dtype.kind in _KINDS + "f" * skip else checked_labels(found)
 
 
 def _values_in_memory(labels: Any) -> npt.NDArray[Any] | None:

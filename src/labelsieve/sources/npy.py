@@ -121,43 +121,53 @@ _PARSING: Final = threading.Lock()
 _BAD_HEADER: Final = (ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError)
 
 
+@dataclass(frozen=True)
+class Member:
+    """An array in a file.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    shape : tuple of int
+        Rows and, for probabilities, classes.
+    dtype : dtype
+        As stored; uint16 for bfloat16.
+    offset : int
+        Byte of the file at which the data begins.
+    fortran : bool
+        Whether columns, rather than rows, are contiguous.
+    is_bfloat16 : bool
+        Whether the values are bfloat16.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int
+    fortran: bool = False
+    is_bfloat16: bool = False
+
+
 class NpySource(FileSource):
-    """A ``.npy`` file, or a part of one that is mapped.
+    """An array in a ``.npy`` file or a file of several, or a part of one that is mapped.
 
     Parameters
     ----------
     path : Path
         The file.
-    shape : tuple of int
-        Rows and, for probabilities, classes.
-    dtype : dtype
-        As stored.
-    offset : int
-        Byte at which the data begins.
-    fortran : bool
-        Whether columns, rather than rows, are contiguous.
+    found : Member
+        Where the array lies in it.
     version : FileVersion, optional
         Of the file whose header was read; another one is an error.
-    member : str
-        Name of the array in a file of several; "" for a file of its own.
     """
 
     path: Path
 
-    def __init__(
-        self,
-        path: Path,
-        shape: tuple[int, ...],
-        dtype: np.dtype[Any],
-        offset: int,
-        *,
-        fortran: bool,
-        version: FileVersion | None = None,
-        member: str = "",
-    ) -> None:
-        self.fortran = fortran and len(shape) > 1
-        super().__init__(shape, dtype, ReadFacts(in_pieces=not self.fortran, forkable=True))
-        self.path, self.offset, self.version, self.member = path, offset, version, member
+    def __init__(self, path: Path, found: Member, version: FileVersion | None = None) -> None:
+        super().__init__(found.shape, found.dtype, ReadFacts(in_pieces=not found.fortran, forkable=True))
+        self.path, self.version = path, version
+        self.offset, self.fortran, self.member = found.offset, found.fortran, found.name
 
     @classmethod
     def from_path(cls, name: str, path: Path, member: str = "") -> Source:
@@ -185,8 +195,7 @@ class NpySource(FileSource):
             raise InvalidInputError(f"{name}: there is no file {path}") from None
         except OSError as error:
             raise InvalidInputError(f"{name}: {path} cannot be opened: {error}") from error
-        facts: dict[str, Any] = {"fortran": found.fortran, "version": version, "member": found.name}
-        source = cls(path, found.shape, found.dtype, found.offset, **facts)
+        source = cls(path, found, version)
         return Bfloat16Source(source) if found.is_bfloat16 else source
 
     @classmethod
@@ -203,10 +212,10 @@ class NpySource(FileSource):
         offset = inside + array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
         if array.mode != "r":
             mapping.flush()  # on a network file system, later write-back would change the file's time
-        version, fortran = file_version(Path(name)), not array.flags.c_contiguous
+        version = file_version(Path(name))
         if not _is_mapped_file(Path(name), begin):
             return None
-        return cls(Path(name), array.shape, array.dtype, offset, fortran=fortran, version=version)
+        return cls(Path(name), Member("", array.shape, array.dtype, offset, not array.flags.c_contiguous), version)
 
     def as_memmap(self) -> npt.NDArray[Any]:
         """Map the file, for reading."""
@@ -308,34 +317,6 @@ _NAMED: Final = 10
 
 # Returns bytes [start, stop) of a file.
 Reader = Callable[[int, int], bytes]
-
-
-@dataclass(frozen=True)
-class Member:
-    """An array in a file.
-
-    Parameters
-    ----------
-    name : str
-        Its name.
-    shape : tuple of int
-        Rows and, for probabilities, classes.
-    dtype : dtype
-        As stored; uint16 for bfloat16.
-    offset : int
-        Byte of the file at which the data begins.
-    fortran : bool
-        Whether columns, rather than rows, are contiguous.
-    is_bfloat16 : bool
-        Whether the values are bfloat16.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    offset: int
-    fortran: bool = False
-    is_bfloat16: bool = False
 
 
 def split_member(place: str) -> tuple[str, str]:
@@ -487,33 +468,17 @@ class RemoteNpySource(Source):
     ----------
     url : str
         In full; messages show it without its secrets.
-    shape : tuple of int
-        Rows and, for probabilities, classes.
-    dtype : dtype
-        As stored.
-    offset : int
-        Byte at which the data begins.
+    found : Member
+        Where the array lies in it.
     size : int
         Bytes of the object.
     stamp : str
         Its version, as the file system states it.
-    member : str
-        Name of the array in a file of several; "" for a file of its own.
     """
 
-    def __init__(
-        self,
-        url: str,
-        shape: tuple[int, ...],
-        dtype: np.dtype[Any],
-        offset: int,
-        *,
-        size: int,
-        stamp: str,
-        member: str = "",
-    ) -> None:
-        super().__init__(shape, dtype)
-        self.url, self.offset, self.size, self.stamp, self.member = url, offset, size, stamp, member
+    def __init__(self, url: str, found: Member, size: int, stamp: str) -> None:
+        super().__init__(found.shape, found.dtype)
+        self.url, self.offset, self.member, self.size, self.stamp = url, found.offset, found.name, size, stamp
         self.version = version_of({"size": size, "ETag": stamp})
         self.request_rows: int = max(1, _REQUEST_BYTES // max(1, self.row_bytes))
         self.request_bytes = min(self.request_rows, max(1, self.n_rows)) * self.row_bytes
@@ -547,7 +512,7 @@ class RemoteNpySource(Source):
                 f"{name}: {with_member(where, found.name)} is in Fortran order, where a batch of rows takes a request "
                 f"for each of {found.shape[1]:,} columns; save it with np.save(..., np.ascontiguousarray(...))"
             )
-        source = cls(url, found.shape, found.dtype, found.offset, size=size, stamp=stamp_of(info), member=found.name)
+        source = cls(url, found, size, stamp_of(info))
         return Bfloat16Source(source) if found.is_bfloat16 else source
 
     @property

@@ -1,8 +1,8 @@
 """Stored objects of any fsspec file system: ranged reads, listings and versions.
 
-A request that fails is repeated by the file system, which knows the transient errors: `labelsieve.storage.remote` and
-`labelsieve.storage.remote` do so by the limits of `labelsieve.storage.remote`. What still fails raises
-`UnreadableDataError`, and the task that made the request is repeated (`retries.retry`).
+A request that fails is repeated by the file system, which knows the transient errors: `labelsieve.storage.s3` and
+`labelsieve.storage.web` do so by the limits of `labelsieve.storage.remote`. What still fails raises
+`UnreadableDataError`, and the task that made the request is repeated (`retry`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import copy_context
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
 import numpy.typing as npt
 
@@ -145,23 +145,13 @@ class ObjectStore:
         except NOT_FOUND:
             raise InvalidInputError(f"{name}: there is no file {self.shown(path)}") from None
 
-    def list_folder(self, name: str, path: str) -> list[dict[str, Any]]:
-        """Return size and more of all objects in a folder; [] where there are none."""
-        return self._listing(name, path, lambda: self.fs.ls(path, detail=True))
-
-    def list_below(self, name: str, path: str) -> list[dict[str, Any]]:
-        """Return size and more of all objects below a folder."""
-        return self._listing(name, path, lambda: self.fs.find(path, detail=True).values())
-
-    def match(self, name: str, pattern: str) -> list[dict[str, Any]]:
-        """Return size and more of all objects and folders that match a pattern."""
-        return self._listing(name, pattern, lambda: self.fs.glob(pattern, detail=True).values())
-
-    def _listing(self, name: str, path: str, infos: Any) -> list[dict[str, Any]]:
+    def listed(self, name: str, path: str, how: Literal["ls", "find", "glob"]) -> list[dict[str, Any]]:
+        """Return size and more of what is in a folder (ls), below it (find) or matches a pattern (glob)."""
         try:
             with self._request(path, name=name):
                 self.fs.invalidate_cache()
-                return [dict(info) for info in infos()]
+                found = getattr(self.fs, how)(path, detail=True)
+                return [dict(info) for info in (found if how == "ls" else found.values())]
         except NOT_FOUND:
             return []
 

@@ -34,7 +34,7 @@ from labelsieve.sources.npy import Hdf5Source, NpySource
 from labelsieve.sources.places import are_places, open_place, open_places
 from labelsieve.sources.source import Source
 from labelsieve.sources.zarr import RemoteZarrSource, ZarrSource, checked_array
-from labelsieve.storage.remote import check_no_password, url_of
+from labelsieve.storage.remote import check_place, url_of
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -358,5 +358,5 @@ def _open_zarr(name: str, data: Any) -> Source:
     array = checked_array(name, data)
     if type(array.store) is not FsspecStore:
         return ZarrSource(array)
-    check_no_password(name, url_of(array.store.fs, array.store.path))
+    check_place(name, url_of(array.store.fs, array.store.path))
     return RemoteZarrSource(array)

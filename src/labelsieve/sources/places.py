@@ -188,11 +188,11 @@ def _expand_url(name: str, url: str, suffixes: tuple[str, ...], inside: str) -> 
             raise InvalidInputError(
                 f"{name}: {shown} is a pattern, but a web server lists no files: give them as a list"
             )
-        infos, nothing = store.match(name, path), f"no file matches {shown}"
+        infos, nothing = store.listed(name, path, "glob"), f"no file matches {shown}"
     elif web or shown.lower().endswith(suffixes):
         return None
     else:
-        infos = (store.list_folder if inside == "*" else store.list_below)(name, path)
+        infos = store.listed(name, path, "ls" if inside == "*" else "find")
         nothing = f"there is nothing at {shown}"
         if [(info.get("type"), str(info["name"]).strip("/")) for info in infos] == [("file", path.strip("/"))]:
             return None
@@ -231,8 +231,9 @@ def open_place(name: str, place: Place, join: Join = ShardsSource.checked) -> So
         If there is nothing there, or nothing that can be read.
     """
     place, member = split_member(check_place(name, place))
-    local, shown, suffixes = local_path(place), without_query(place), tuple(FORMATS)
+    local, suffixes = local_path(place), tuple(FORMATS)
     if local is None:
+        shown = without_query(place)
         if not is_pattern(shown):
             _refuse_other_format(name, place, shown)
         found = expand(name, place, suffixes)
@@ -253,8 +254,9 @@ def open_place(name: str, place: Place, join: Join = ShardsSource.checked) -> So
 
 def open_one(name: str, place: str, member: str = "", info: Info | None = None, *, is_zarr: bool = False) -> Source:
     """Open the one array at a path or URL, by its suffix; other folders are Zarr arrays, and other files ``.npy``."""
-    local, shown = local_path(place), without_query(place)
+    local = local_path(place)
     if local is None:
+        shown = without_query(place)
         is_zarr = is_zarr or (info or {}).get("type") == "directory"
         kind = _ZARR if is_zarr else FORMATS.get(_suffix(shown), _NPY)
         if kind.open_url is None:

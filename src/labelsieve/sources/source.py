@@ -199,9 +199,6 @@ class StoredChunks:
     host: str = field(default_factory=_host)
     n_before: int = 0
 
-    def __len__(self) -> int:
-        return len(self.stamps)
-
     def part(self, start: int, stop: int) -> StoredChunks:
         """Return the chunks that hold rows ``[start, stop)``."""
         first, last = start // self.rows * self.width, -(-stop // self.rows) * self.width

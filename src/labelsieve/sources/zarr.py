@@ -57,22 +57,6 @@ _FEW_FILES: Final = 2_000
 _THREADS: Final = 16
 
 
-def metadata_name(array: Any) -> str:
-    """Return the name of the document that describes `array`."""
-    return "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
-
-
-def layout_digest(array: Any) -> str:
-    """Return a digest of how `array` is stored: of its metadata, except its length and its attributes."""
-    from zarr.core.buffer import default_buffer_prototype
-
-    documents = array.metadata.to_buffer_dict(default_buffer_prototype())
-    facts = json.loads(documents[metadata_name(array)].to_bytes())
-    facts = {name: value for name, value in facts.items() if name not in ("shape", "attributes")}
-    facts["columns"] = list(array.shape[1:])
-    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
 def _rows_and_grid(array: Any) -> tuple[int, tuple[int, ...]]:
     """Return the rows of a stored chunk, or shard, and how many there are along each axis."""
     sizes = array.shards or array.chunks
@@ -112,33 +96,29 @@ def chunk_files(array: Any, folder: Path) -> StoredChunks:
     return StoredChunks(rows, width, n_rows, table[:, 0].copy(), inodes)
 
 
-def file_stamp(path: str) -> tuple[int, int]:
-    """Return the stamp and the inode number of a chunk's file; (0, 0) if there is none."""
+def file_stamp(path: str | int) -> tuple[int, int]:
+    """Return the stamp and the inode number of a chunk's file, by its path or its number; (0, 0) if there is none."""
     try:
-        return status_stamp(os.stat(path))  # noqa: PTH116  # three times as fast as Path, and there are many
+        status = os.stat(path)  # noqa: PTH116  # three times as fast as Path, and there are many
+        return stamp(status.st_size, status.st_mtime_ns), status.st_ino & 0xFFFFFFFF
     except (FileNotFoundError, NotADirectoryError):
         return 0, 0
     except OSError as error:
         raise UnreadableDataError(f"{path} is not readable: {error}") from error
 
 
-def status_stamp(status: os.stat_result) -> tuple[int, int]:
-    """Return the stamp and the inode number of a file with this status."""
-    return stamp(status.st_size, status.st_mtime_ns), status.st_ino & 0xFFFFFFFF
-
-
-def chunk_objects(array: Any, store: ObjectStore, root: str) -> tuple[StoredChunks, str, bool]:
+def chunk_objects(array: Any, document: str, store: ObjectStore, root: str) -> tuple[StoredChunks, str, bool]:
     """Return the versions of the stored chunks, or shards, and that of the metadata, from a listing.
 
     The last value is whether all chunks have a version: some stores list nothing but sizes.
     """
     key = array.metadata.encode_chunk_key((7,) * (array.ndim + 1))  # one more number shows the separator
     begin, separator, (rows, shape) = key.partition("7")[0], key[key.index("7") + 1], _rows_and_grid(array)
-    stamps, document, are_versioned = np.zeros(shape, np.uint32), "", True
-    for info in store.list_below("data", root):
+    stamps, version_of_document, are_versioned = np.zeros(shape, np.uint32), "", True
+    for info in store.listed("data", root, "find"):
         key = str(info["name"]).strip("/").removeprefix(f"{root.strip('/')}/")
-        if key == metadata_name(array):
-            document = version_of(info)
+        if key == document:
+            version_of_document = version_of(info)
         numbers = key.removeprefix(begin).split(separator) if key.startswith(begin) else []
         if len(numbers) == len(shape) and all(map(str.isdecimal, numbers)):
             index = tuple(map(int, numbers))
@@ -146,7 +126,7 @@ def chunk_objects(array: Any, store: ObjectStore, root: str) -> tuple[StoredChun
                 version = version_of(info)
                 stamps[index], are_versioned = stamp(version or info.get("size")), are_versioned and bool(version)
     chunks = StoredChunks(rows, math.prod(shape[1:]), int(array.shape[0]), stamps.reshape(-1))
-    return chunks, document, are_versioned
+    return chunks, version_of_document, are_versioned
 
 
 # Given stored bytes (None for the fill value), the memory for a chunk, and its place for messages.
@@ -168,6 +148,8 @@ class ZarrSource(FileSource):
         The metadata document in a local folder, or the archive that holds the array.
     folder : Path or None
         The local folder.
+    document : str
+        Name of the document that describes the array.
     stored : StoredChunks or None
         The versions of the stored chunks, as noted.
     """
@@ -182,10 +164,11 @@ class ZarrSource(FileSource):
         from zarr.storage import LocalStore
 
         self.array, self.fill_value, self.folder = array, array.fill_value or 0, None
+        self.document = "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
         self.stored: StoredChunks | None = None
         if type(array.store) is LocalStore:  # a subclass may do more than read files
             self.folder = Path(array.store.root) / array.path
-            self.path = self.folder / metadata_name(array)
+            self.path = self.folder / self.document
         elif isinstance(getattr(array.store, "path", None), Path):
             self.path = array.store.path
 
@@ -221,7 +204,7 @@ class ZarrSource(FileSource):
     def check_version(self) -> None:
         """Compare the metadata, and the chunks too where there are not too many of them."""
         super().check_version()
-        if self.stored is not None and self.folder is not None and len(self.stored) <= MOST_LISTED_TWICE:
+        if self.stored is not None and self.folder is not None and len(self.stored.stamps) <= MOST_LISTED_TWICE:
             later = chunk_files(self.array, self.folder)
             self.stored.check_all(later, self.where, lambda index: key_of(self.array, index))
 
@@ -248,8 +231,16 @@ class ZarrSource(FileSource):
         grid = {"chunks": list(self.array.chunks), "shards": list(shards) if shards else None}
         if self.stored is None:
             return super().identity() | grid
+        from zarr.core.buffer import default_buffer_prototype
+
         kind = {"kind": type(self).__name__, "where": self.where, "dtype": self.dtype.str}
-        return kind | grid | {"content": layout_digest(self.array)}
+        # How the array is stored: of its metadata all but its length and its attributes.
+        documents = self.array.metadata.to_buffer_dict(default_buffer_prototype())
+        layout = json.loads(documents[self.document].to_bytes())
+        layout = {name: value for name, value in layout.items() if name not in ("shape", "attributes")}
+        layout["columns"] = list(self.shape[1:])
+        digest = hashlib.blake2b(json.dumps(layout, sort_keys=True).encode(), digest_size=16)
+        return kind | grid | {"content": digest.hexdigest()}
 
     def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
         """Return a digest of the versions of the stored chunks or shards of each range."""
@@ -406,7 +397,7 @@ class _DirectRows(ZarrRows):
                     self._bytes = np.empty(size + size // 8, np.uint8)
                 stored = self._bytes[:size]
                 is_whole = read_into(file, 0, stored)
-                found = status_stamp(os.fstat(file.fileno()))
+                found = file_stamp(file.fileno())
         if self._stored is not None:
             self._stored.check(index, path, *found)
         if not is_whole:
@@ -550,7 +541,7 @@ class RemoteZarrSource(ZarrSource):
         if self._store_and_root is None:
             return None
         store, root = self._store_and_root
-        info = store.info("data", f"{root}/{metadata_name(self.array)}")
+        info = store.info("data", f"{root}/{self.document}")
         stamp = stamp_of(info)
         # On the web nothing lists the chunks, and the metadata does not change with them.
         return {"size": info.get("size"), "stamp": stamp} if stamp and not is_web(self.where) else None
@@ -568,7 +559,7 @@ class RemoteZarrSource(ZarrSource):
         """List the stored chunks, except on the web, where nothing lists them."""
         if self.stored is None and self._store_and_root is not None and not is_web(self.where):
             try:
-                found = chunk_objects(self.array, *self._store_and_root)
+                found = chunk_objects(self.array, self.document, *self._store_and_root)
                 self.stored, self._document_stamp, self._are_versioned = found
             except RefusedError as error:
                 self._are_versioned = False
@@ -583,11 +574,11 @@ class RemoteZarrSource(ZarrSource):
             return
         store = self._store_and_root[0]
         versioned = store.tells_versions and chunk_decoder(self.array) is not None
-        if versioned and len(self.stored) > MOST_LISTED_TWICE:
+        if versioned and len(self.stored.stamps) > MOST_LISTED_TWICE:
             return
-        later, document, _ = chunk_objects(self.array, *self._store_and_root)
+        later, document, _ = chunk_objects(self.array, self.document, *self._store_and_root)
         if document != self._document_stamp:
-            raise changed(f"{self.where}/{metadata_name(self.array)}", "it was overwritten")
+            raise changed(f"{self.where}/{self.document}", "it was overwritten")
         self.stored.check_all(later, self.where, lambda index: key_of(self.array, index))
 
     def reachable(self) -> None:

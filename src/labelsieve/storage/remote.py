@@ -1,4 +1,4 @@
-"""Whether anybody still waits for what a thread of this process does.
+"""What requests to remote stores have in common: limits, repeated and hedged requests, URLs without their secrets.
 
 A thread cannot be stopped from outside. So what runs for long in one asks `is_cancelled` from time to time.
 """
@@ -413,35 +413,17 @@ def check_place(name: str, place: object) -> str:
     text = os.fspath(place) if isinstance(place, str | os.PathLike) else place
     if not isinstance(text, str):
         raise InputTypeError(f"{name} must be a path or URL as text, not {place!r}")
-    check_no_password(name, text)
+    for link in text.split("::"):
+        if _CREDENTIALS.match(link):  # it would be stored and shown in too many places to keep it secret
+            raise InvalidInputError(
+                f"{name}: the {link.partition('://')[0]}:// URL has a password or a token in it: take it out, and give "
+                f"credentials where your tools keep them: {_WHERE_CREDENTIALS_BELONG}"
+            )
     if not text:
         raise InvalidInputError(f'{name}: the path is empty; "." is the current folder')
     if "\0" in text:
         raise InvalidInputError(f"{name}: the path {without_query(text)!r} has a null character in it")
     return text
-
-
-def check_no_password(name: str, url: str) -> None:
-    """Raise if a URL has a password in it: it would be stored and shown in too many places to keep it secret.
-
-    Parameters
-    ----------
-    name : str
-        What the URL is for, for messages.
-    url : str
-        A URL or a path.
-
-    Raises
-    ------
-    InvalidInputError
-        Says where credentials belong, and does not repeat them.
-    """
-    for link in url.split("::"):
-        if _CREDENTIALS.match(link):
-            raise InvalidInputError(
-                f"{name}: the {link.partition('://')[0]}:// URL has a password or a token in it: take it out, and give "
-                f"credentials where your tools keep them: {_WHERE_CREDENTIALS_BELONG}"
-            )
 
 
 def is_web(url: str) -> bool:

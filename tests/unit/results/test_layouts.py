@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import labelsieve
-from labelsieve.job.inputs import JobSettings
 from labelsieve.job.job import Job
+from labelsieve.options import JobSettings
 from labelsieve.results.label_issues import GroupedIssues, load_rows, whole_groups
 from labelsieve.results.units import EqualImages, PixelLayout, TagLayout, TokenLayout
 

@@ -37,7 +37,7 @@ from labelsieve.sources import zarr as remote_zarr
 from labelsieve.sources import zarr as zarr_chunks
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.composite import ShardsSource
-from labelsieve.sources.npy import NpySource, RemoteNpySource
+from labelsieve.sources.npy import Member, NpySource, RemoteNpySource
 from labelsieve.sources.objects import Prefetcher, ahead_bytes, n_ahead
 from labelsieve.sources.open import open_labels, open_pred_probs
 from labelsieve.sources.source import natural_key
@@ -912,7 +912,7 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
 
 def test_ten_thousand_shards_travel_in_little(tmp_path):
     shards = [
-        NpySource(tmp_path / f"pred_probs-{i}.npy", (100, 6), np.dtype("f4"), 128, fortran=False) for i in range(10_000)
+        NpySource(tmp_path / f"pred_probs-{i}.npy", Member("", (100, 6), np.dtype("f4"), 128)) for i in range(10_000)
     ]
     source = ShardsSource(shards, str(tmp_path))
     assert source.shape == (1_000_000, 6)

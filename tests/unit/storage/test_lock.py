@@ -192,18 +192,20 @@ def test_a_run_id_names_its_owner_and_is_gone_with_it(remote, caplog):
 def test_the_later_run_is_the_owner_and_the_earlier_one_stops(remote, caplog):
     with owned(remote) as first:
         before = id_in(remote)
-        with owned(UrlFolder(remote.url)) as second:
+        with owned(UrlFolder(remote.where)) as second:
             second()
             with pytest.raises(InUseError) as caught:
                 first()
-            assert str(caught.value) == f"the workdir {remote.url} is in use by {ME}, a later run: this run stops"
+            assert str(caught.value) == f"the workdir {remote.where} is in use by {ME}, a later run: this run stops"
         with pytest.raises(InUseError) as caught:
             first()
-        assert str(caught.value) == f"the workdir {remote.url} was used by a later run, which has ended: this run stops"
+        assert (
+            str(caught.value) == f"the workdir {remote.where} was used by a later run, which has ended: this run stops"
+        )
     [record] = caplog.records
     assert (record.name, record.levelname) == ("labelsieve", "WARNING")
     assert record.getMessage() == (
-        f"the workdir {remote.url} has been in use by {ME} since {before['since']}; if that run was not killed, "
+        f"the workdir {remote.where} has been in use by {ME} since {before['since']}; if that run was not killed, "
         "it stops before it publishes anything, because this run takes over"
     )
     assert remote.names() == []
@@ -212,7 +214,7 @@ def test_the_later_run_is_the_owner_and_the_earlier_one_stops(remote, caplog):
 def test_an_earlier_run_leaves_the_id_of_the_later_one(remote):
     with contextlib.ExitStack() as later:
         with owned(remote):
-            second = later.enter_context(owned(UrlFolder(remote.url)))
+            second = later.enter_context(owned(UrlFolder(remote.where)))
         second()
         assert id_in(remote)["owner"] == ME
     assert remote.names() == []
@@ -232,7 +234,7 @@ def test_an_id_that_is_not_valid_is_replaced(remote, content, caplog):
 def test_an_error_of_a_run_that_was_replaced_says_so(remote):
     def read_what_the_later_run_has_removed(later):
         with owned(remote):
-            later.enter_context(owned(UrlFolder(remote.url)))
+            later.enter_context(owned(UrlFolder(remote.where)))
             remote.read("record")
 
     with contextlib.ExitStack() as later:
@@ -271,7 +273,7 @@ def test_a_check_travels_to_workers(request, kind):
         travelled = pickle.loads(pickle.dumps(check))
         travelled()
         if kind == "remote":
-            with owned(UrlFolder(folder.url)), pytest.raises(InUseError, match="a later run: this run stops"):
+            with owned(UrlFolder(folder.where)), pytest.raises(InUseError, match="a later run: this run stops"):
                 travelled()
 
 
