@@ -112,6 +112,7 @@ def test_numbers_that_are_none_are_bad_usage(files, capsys, numbers):
     assert error.count("\n") == 1
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("extra", [[], ["--n-jobs", "2"], ["--n-jobs", "cores"], ["--batch-size", "auto"]])
 @pytest.mark.filterwarnings("ignore:n_jobs=:labelsieve.LabelsieveWarning")
 @pytest.mark.parametrize("ending", ["npy", "zarr"])
@@ -225,6 +226,7 @@ def test_what_cannot_fit_is_refused_with_what_would(files, capsys, tmp_path, com
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("command", ["find", "plan"])
 @pytest.mark.parametrize("bad", ["much", "0", "-3GB"])
 def test_a_limit_that_is_none_is_refused(files, capsys, command, bad):

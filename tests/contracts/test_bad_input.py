@@ -110,12 +110,14 @@ VALUES = [
 ]
 
 
+@pytest.mark.every_value
 @every_entry
 @pytest.mark.parametrize(("probs", "message"), [case[1:] for case in VALUES], ids=[case[0] for case in VALUES])
 def test_values_that_are_no_probabilities(entry, probs, message):
     assert message in refused(entry, LABELS, probs)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("method", ["normalized_margin", "confidence_weighted_entropy"])
 @pytest.mark.parametrize(("probs", "message"), [case[1:] for case in VALUES], ids=[case[0] for case in VALUES])
 def test_values_are_checked_under_every_score_without_noise(method, probs, message):
@@ -162,6 +164,7 @@ def test_a_value_slightly_above_one_is_the_predicted_class():
     assert (found.issues.suggested_labels[at], found.issues.p_suggested[at]) == (2, 1.00001)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 @pytest.mark.parametrize("method", ["self_confidence", "normalized_margin", "confidence_weighted_entropy"])
 def test_minus_zero_counts_as_zero(dtype, method):
@@ -202,6 +205,7 @@ def test_a_row_of_zeros_but_for_noise_is_no_zero_row():
     )
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("partition_batches", [1, "auto"])
 @pytest.mark.parametrize("batch_size", [1, 7, "auto"])
 @pytest.mark.parametrize("adjust", [False, True])
@@ -258,6 +262,7 @@ LABEL_VALUES = [
 ]
 
 
+@pytest.mark.every_value
 @every_entry
 @pytest.mark.parametrize(
     ("labels", "message"), [case[1:] for case in LABEL_VALUES], ids=[case[0] for case in LABEL_VALUES]
@@ -291,6 +296,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry is not via_find])
 @pytest.mark.parametrize(("labels", "message"), [case[1:] for case in NAMES], ids=[case[0] for case in NAMES])
 def test_names_are_no_labels_without_a_result_that_has_names(entry, labels, message):
@@ -315,6 +321,7 @@ def test_masked_probabilities_are_counted():
 # Kinds, shapes and dtypes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_value
 @every_entry
 @pytest.mark.parametrize("n_labels", [0, 1, 299, 301])
 def test_lengths_that_differ_are_both_named(entry, n_labels):
@@ -347,6 +354,7 @@ if np.dtype(np.longdouble).itemsize > 8:
     SHAPES.append(("longdouble", PROBS.astype(np.longdouble), "pred_probs must be float16, float32 or float64, not"))
 
 
+@pytest.mark.every_value
 @every_entry
 @pytest.mark.parametrize(("probs", "message"), [case[1:] for case in SHAPES], ids=[case[0] for case in SHAPES])
 def test_pred_probs_of_the_wrong_shape_or_dtype(entry, probs, message):
@@ -375,6 +383,7 @@ def test_no_rows_in_any_storage(tmp_path):
     assert "no rows" in refused(find, np.empty(0, int), da.zeros((0, 3), chunks=(1, 3)))
 
 
+@pytest.mark.every_value
 @every_entry
 @pytest.mark.parametrize(
     "bad", [5, 0.5, {0: 1}, {1, 2}, b"bytes", object(), iter([1, 2])], ids=lambda bad: repr(bad)[:9]
@@ -399,6 +408,7 @@ def test_missing_arguments():
     assert refused(find, LABELS, None, error=InputTypeError) == "pred_probs is missing"
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("n_classes", [3, 5])
 @pytest.mark.parametrize("entry", ["update_confident_thresholds", "score_label_quality"])
 def test_num_class_other_than_the_columns(entry, n_classes):
@@ -613,6 +623,7 @@ def test_dask_arrays_of_the_wrong_shape_or_dtype_are_refused_before_they_are_com
 PLACES = [f"partition {i} (rows {50 * i}..{50 * i + 49}) of a Dask array" for i in range(6)]
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
 @pytest.mark.parametrize(
     ("lie", "message"),
@@ -707,6 +718,7 @@ def test_the_message_of_the_troubled_input(message):
     )
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("strip_bytes", [100, 1000, 4_000_000])
 @pytest.mark.parametrize("partition_batches", [1, 3, "auto"])
 @pytest.mark.parametrize("batch_size", [1, 7, 50, "auto"])
@@ -718,6 +730,7 @@ def test_the_message_is_the_same_for_any_batches_and_strips(
     assert refused(find, *troubled(), **settings) == message
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
 @pytest.mark.parametrize("chunks", [(10, 4), (101, 2), (300, 1)])
 def test_the_message_is_the_same_for_any_chunks_and_scheduler(message, tmp_path, chunks, scheduler):
@@ -750,6 +763,7 @@ def test_rows_are_those_of_the_whole_array_where_a_slice_was_not_given():
 # Settings --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("name", ["batch_size", "partition_batches"])
 @pytest.mark.parametrize("size", [0, -1, 1.5, 100.0, True, False, "big", "Auto", None, [10]])
 def test_sizes_must_be_whole_numbers_of_at_least_one(name, size):
@@ -905,6 +919,7 @@ def test_explained_functions_keep_their_signatures_and_names():
         find_label_issues(LABELS)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("name", ["adjust_pred_probs", "allow_zero_rows"])
 @pytest.mark.parametrize("bad", [1, 0, "yes", None])
 def test_flags_must_be_flags(name, bad):
@@ -936,6 +951,7 @@ def state(inspector):
     )
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("n_jobs", [1, 2])
 @pytest.mark.parametrize("estimation_method", ESTIMATION_METHODS.split(", "))
 def test_a_refused_batch_leaves_all_state_as_it_was(estimation_method, n_jobs):

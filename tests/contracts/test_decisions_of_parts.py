@@ -81,6 +81,7 @@ def store_masks(form, folder, masks):
     return path, folder / "out.zarr", lambda place: zarr.open_array(place, mode="r")[:]
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", ["u1", "i8", ">i4"])
 @pytest.mark.parametrize("form", ["npy", "npy fortran", "zarr", "zarr sharded", "zarr v2"])
 def test_masks_on_disk(tmp_path, form, dtype):
@@ -278,7 +279,7 @@ def test_a_result_of_smaller_masks_is_refused(tmp_path):
     masks, pred_probs = rng.integers(0, 3, (4, 6, 6)), rng.dirichlet([1] * 3, (4, 6, 6)).transpose(0, 3, 1, 2)
     found = segmentation.find_label_issues(masks[:, ::2, ::2], pred_probs[..., ::2, ::2])
     nothing = {"row": [], "given_label": [], "decision": [], "label": []}
-    refused(InvalidInputError, r"36 rows, labels 144: pixels of smaller", tmp_path, masks, nothing, issues=found)
+    refused(InvalidInputError, r"36 rows, labels 144: images of other sizes", tmp_path, masks, nothing, issues=found)
     refused(InvalidInputError, "another dataset", tmp_path, masks[:3], nothing, issues=found)
 
 
@@ -473,6 +474,7 @@ def matrix_of(lists, dtype=np.uint8):
     return np.array([[tag in one for tag in range(5)] for one in lists], dtype)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", ["u1", "?", "f4", "i8"])
 @pytest.mark.parametrize("form", ["npy", "zarr", "array", "frame", "shards"])
 def test_a_matrix_of_tags(tmp_path, tagged, form, dtype):
@@ -501,6 +503,7 @@ def test_a_matrix_of_tags(tmp_path, tagged, form, dtype):
     assert np.array_equal(matrix, matrix_of(lists, dtype)), "the input is untouched"
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("form", [*FORMS, "parquet"])
 def test_lists_of_tags(tmp_path, monkeypatch, tagged, form, named):

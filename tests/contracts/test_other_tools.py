@@ -161,6 +161,7 @@ def test_places_of_pictures_are_passed_on(tmp_path):
         assert [one["image"] for one in data] == [places[one["row"]] for one in data]
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("form", ["json", "json-min"])
 @pytest.mark.parametrize("labels_are", ["numbers", "names", "numbers with names"])
 def test_decisions_come_back(tmp_path, form, labels_are):

@@ -15,7 +15,7 @@ import zarr
 from PIL import Image
 
 from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
-from labelsieve.results.pictures import as_bytes, open_pictures
+from labelsieve.results.report import as_bytes, open_pictures
 
 RED, BLUE = (200, 30, 20), (10, 20, 220)
 
@@ -43,6 +43,7 @@ def files(tmp_path):
 # Arrays ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("channels", [(), (1,), (3,), (4,)])
 @pytest.mark.parametrize("kind", ["memory", "npy", "zarr"])
 def test_arrays_are_read_row_by_row(tmp_path, channels, kind):

@@ -67,6 +67,7 @@ def test_tensors_in_memory_are_not_copied(want, kind):
     assert np.shares_memory(open_labels(kind(LABELS)).array, LABELS)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("label_dtype", [np.int8, np.uint8, np.int32, np.int64])
 def test_every_dtype(dtype, label_dtype):

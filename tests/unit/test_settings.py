@@ -46,6 +46,7 @@ def test_a_filter_is_described_where_users_look(name):
     assert FILTERS[name].advice.endswith(".")
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize(("method", "adjust"), naive.METHODS)
 @pytest.mark.parametrize("count", naive.COUNTS)
 def test_what_a_choice_needs(method, adjust, count):
@@ -78,6 +79,7 @@ def test_an_unknown_count_is_refused_with_what_is_allowed(bad):
         Settings(estimation_method=bad)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("name", ["adjust_pred_probs", "allow_zero_rows"])
 @pytest.mark.parametrize("bad", ["yes", 1, None])
 def test_switches_are_true_or_false(name, bad):

@@ -11,10 +11,9 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from importlib import metadata
 from multiprocessing import resource_tracker
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 import dask
@@ -382,47 +381,24 @@ PACKAGES: Final = ("labelsieve", *_SHOULD_BE_EQUAL)
 _NAMED: Final = 3
 
 
-def installed_versions(packages: Collection[str] = PACKAGES) -> dict[str, str]:
-    """Return the versions of those `packages` that are loaded or installed; Python is one of them."""
-    found = {}
-    for package in packages:
+class Misfit(NamedTuple):
+    """A package with another version in some processes than here: their names, and a sentence."""
+
+    processes: tuple[str, ...]
+    sentence: str
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of those `PACKAGES` that are loaded or installed; Python is one of them."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
         loaded = getattr(sys.modules.get(package), "__version__", None)
-        if package == "python":
-            found[package] = platform.python_version()
-        elif loaded is not None:  # faster than to look for what is installed
+        if loaded is not None:  # faster than to look for what is installed
             found[package] = str(loaded)
-        else:
+        elif package != "python":
             with suppress(metadata.PackageNotFoundError):
                 found[package] = metadata.version(package)
     return found
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A package that has another version in some processes than here.
-
-    Parameters
-    ----------
-    package : str
-        Its name.
-    processes : tuple of str
-        Names of the processes.
-    status : {"problem", "warning"}
-        Whether a run would be refused or may be affected.
-    message, advice : str
-        What differs, without the names of the processes, and what to do.
-    """
-
-    package: str
-    processes: tuple[str, ...]
-    status: Literal["problem", "warning"]
-    message: str
-    advice: str = ""
-
-    @property
-    def sentence(self) -> str:
-        """Processes, message and advice."""
-        return f"{named(self.processes)}: {self.message}. {self.advice}"
 
 
 def named(processes: Collection[str]) -> str:
@@ -437,79 +413,51 @@ def named(processes: Collection[str]) -> str:
     return ", ".join(first) + (f" and {n_others} other{'s' if n_others > 1 else ''}" if n_others > 0 else "")
 
 
-def differences(here: Mapping[str, str], there: Mapping[str, Versions]) -> Iterator[Difference]:
-    """Yield the differences between the versions here and in other processes, package by package.
+def differences(there: Mapping[str, Versions]) -> tuple[list[Misfit], list[Misfit]]:
+    """Compare the versions in other processes, by their names, with those here.
 
-    Parameters
-    ----------
-    here : mapping
-        Versions of this process.
-    there : mapping
-        For each other process by its name, its versions.
+    Returns
+    -------
+    problems, warnings : list of Misfit
+        Other versions of Labelsieve, with which no run is possible, and of other packages.
     """
+    here, by_message = installed_versions(), dict[tuple[str, str], list[str]]()
     for package in PACKAGES:
-        by_message: dict[str, list[str]] = {}
         for name, versions in there.items():
-            message = _difference(package, here, versions)
+            if isinstance(versions, Exception):
+                message = str(versions) if package == "labelsieve" else ""
+            else:
+                own, other = here.get(package), versions.get(package)
+                same_python = package == "python" and str(own).rpartition(".")[0] == str(other).rpartition(".")[0]
+                said = f"{package} {other or 'is not installed'} there, {own or 'not installed'} here"
+                message = "" if own == other or same_python else said
             if message:
-                by_message.setdefault(message, []).append(name)
-        for message, names in by_message.items():
-            yield Difference(package, tuple(names), *_judge(package, message, here))
+                by_message.setdefault((package, message), []).append(name)
+    problems, warnings = list[Misfit](), list[Misfit]()
+    for (package, message), names in by_message.items():
+        if package == "labelsieve":
+            advice = f"Install labelsieve {here[package]} there, and start that process anew"
+            problems.append(Misfit(tuple(names), f"{named(names)}: {message}. {advice}"))
+        else:
+            said = f"{named(names)}: {message} ({_SHOULD_BE_EQUAL[package]}). "
+            warnings.append(Misfit(tuple(names), f"{said}Install {package} {here.get(package)} there"))
+    return problems, warnings
 
 
-def _difference(package: str, here: Mapping[str, str], there: Versions) -> str:
-    if isinstance(there, Exception):
-        return str(there) if package == "labelsieve" else ""
-    own, other = here.get(package), there.get(package)
-    same_python = package == "python" and str(own).rpartition(".")[0] == str(other).rpartition(".")[0]
-    if own == other or same_python:
-        return ""
-    return f"{package} {other or 'is not installed'} there, {own or 'not installed'} here"
-
-
-def _judge(package: str, message: str, here: Mapping[str, str]) -> tuple[Literal["problem", "warning"], str, str]:
-    """Return status, message and advice for a difference."""
-    if package == "labelsieve":
-        return "problem", message, f"Install labelsieve {here[package]} there, and start that process anew"
-    return "warning", f"{message} ({_SHOULD_BE_EQUAL[package]})", f"Install {package} {here[package]} there"
-
-
-def why_not_ours(error: object, installed: str | None) -> Exception:
-    """Return why a process could not run a function of this version of Labelsieve, as `Versions` has it.
-
-    Parameters
-    ----------
-    error : object
-        What it raised as it loaded the function.
-    installed : str or None
-        The version of Labelsieve that is installed there; None if there is none.
-    """
-    own = installed_versions(["labelsieve"])["labelsieve"]
-    if installed is None:
-        return RuntimeError(f"labelsieve is not installed there, {own} here")
-    if installed != own:
-        return RuntimeError(f"labelsieve {installed} there, {own} here")
-    return RuntimeError(f"labelsieve {installed} is installed there, but it does not load: {error}")
+def _why_not_ours(error: object, installed: str | None) -> Exception:
+    """Return why a process, where this version of Labelsieve is `installed`, or none, raised `error` on loading it."""
+    own = installed_versions()["labelsieve"]
+    if installed == own:
+        return RuntimeError(f"labelsieve {installed} is installed there, but it does not load: {error}")
+    return RuntimeError(f"labelsieve {installed or 'is not installed'} there, {own} here")
 
 
 # For each client, the processes whose versions were compared.
 _COMPARED: Final[WeakKeyDictionary[Any, set[str]]] = WeakKeyDictionary()
 
 
-def compare_versions(client: Any, workers: Collection[str]) -> list[Difference]:
-    """Compare the versions of the scheduler and of workers with those here, once for each.
-
-    Parameters
-    ----------
-    client : distributed.Client
-        Connected to the scheduler.
-    workers : collection of str
-        Addresses of workers.
-
-    Returns
-    -------
-    list of Difference
-        Other versions of Labelsieve, or none, with which no run is possible.
+def compare_versions(client: Any, workers: Collection[str]) -> list[Misfit]:
+    """Compare the versions of the scheduler and of workers with those here, once for each; return the problems.
 
     Warns
     -----
@@ -524,11 +472,9 @@ def compare_versions(client: Any, workers: Collection[str]) -> list[Difference]:
     of_scheduler = None if compared else scheduler_versions(client)
     if of_scheduler is not None:
         there["the scheduler"] = of_scheduler
-    found = list(differences(installed_versions(PACKAGES), there))
-    problems = [one for one in found if one.status == "problem"]
-    for difference in found:
-        if difference.status == "warning":
-            warn(difference.sentence)
+    problems, warnings = differences(there)
+    for misfit in warnings:
+        warn(misfit.sentence)
     if not problems:
         compared.update(new)
     return problems
@@ -541,22 +487,21 @@ def _worker_versions(client: Any, workers: list[str]) -> dict[str, Versions]:
         found: dict[str, Any] = client.run(function, *arguments, workers=some, on_error="return")
         return {name: value for name, value in found.items() if not isinstance(value, OSError)}  # lost workers
 
-    found = on_workers(workers, installed_versions, PACKAGES)
+    found = on_workers(workers, installed_versions)
     failed = {name: value for name, value in found.items() if isinstance(value, Exception)}
     if failed:
         for name, version in on_workers(list(failed), metadata.version, "labelsieve").items():
-            installed = version if isinstance(version, str) else None
-            found[name] = why_not_ours(failed[name], installed)
+            found[name] = _why_not_ours(failed[name], version if isinstance(version, str) else None)
     return found
 
 
-def scheduler_versions(client: Any, packages: Collection[str] = PACKAGES) -> Versions | None:
+def scheduler_versions(client: Any) -> Versions | None:
     """Return the versions of the scheduler, which loads functions of Labelsieve too, as part of graphs.
 
     None if it is set not to run functions.
     """
     try:
-        return dict(client.run_on_scheduler(installed_versions, packages))
+        return dict(client.run_on_scheduler(installed_versions))
     except OSError:
         raise
     except ValueError:  # "distributed.scheduler.blocked-handlers"
@@ -566,7 +511,7 @@ def scheduler_versions(client: Any, packages: Collection[str] = PACKAGES) -> Ver
             installed = str(client.run_on_scheduler(metadata.version, "labelsieve"))
         except metadata.PackageNotFoundError:
             installed = None
-        return why_not_ours(error, installed)
+        return _why_not_ours(error, installed)
 
 
 logger = logging.getLogger("labelsieve")

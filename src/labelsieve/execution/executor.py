@@ -273,7 +273,8 @@ class LocalExecutor(Executor):
 
     def __init__(self, max_memory: int | None = None, retries: int = 0) -> None:
         super().__init__(int(dask.config.get("num_workers", None) or CPU_COUNT), retries=retries)
-        self.limited(max_memory)
+        if max_memory is not None:
+            self.limited(max_memory)
 
     def hold(
         self,

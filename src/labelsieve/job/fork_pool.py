@@ -12,6 +12,7 @@ import platform
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -195,7 +196,7 @@ def _run_piece(
         raise RuntimeError("the shared arrays are set only while a pool runs")
     both = zip(sources, (labels_shared, pred_probs_shared), strict=True)
     labels, pred_probs = (RowRange(_over_shared(source, shared)) for source, shared in both)
-    work = work.with_options(**dict.fromkeys(names, adj_confident_thresholds_shared))
+    work = replace(work, work=partial(work.work, **dict.fromkeys(names, adj_confident_thresholds_shared)))
     return [work(index, labels, pred_probs) for index in pieces[number].tolist()]
 
 

@@ -1,4 +1,4 @@
-"""Both inputs on one grid of batches, as Dask arrays and as arguments of tasks."""
+"""What a job is given: its settings, checked once, and both inputs on one grid of batches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from labelsieve.errors import InvalidInputError, warn
 from labelsieve.execution.cluster import choose_executor
 from labelsieve.execution.executor import Executor, free_bytes
 from labelsieve.execution.graph import Column, nothing_like
-from labelsieve.job import grid as partitioning
+from labelsieve.job import grid as grids
 from labelsieve.job.grid import Grid, Need, growing_grid, snapped
 from labelsieve.job.partition import Block, PartitionWork, RowRange
 from labelsieve.options import Auto, JobSettings
@@ -39,6 +39,7 @@ from labelsieve.storage.remote import check_place, is_url
 
 if TYPE_CHECKING:
     import dask.array as da  # for types alone: importing it is slow  # for types alone
+
 
 # A Dask array that is read more than once is kept if it takes at most this share of the free memory.
 _PERSIST_SHARE: Final = 0.3
@@ -211,18 +212,6 @@ class Inputs:
             columns.append(executor.scatter([rows_of(opened, start, stop) for start, stop in bounds]))
         return columns
 
-    def columns_without(self, columns: Callable[[], list[Column]], finished: Collection[int]) -> list[Column]:
-        """Return columns without the blocks of finished partitions, which Dask would have to compute.
-
-        If all are finished, `columns` is not called: a Dask array is not even kept.
-        """
-        numbers = range(self.grid.n_partitions)
-        if self.is_stored:
-            return columns()
-        if len(finished) == len(numbers):
-            return [numbers, [None] * len(numbers), [None] * len(numbers)]
-        return [numbers, *(_without_blocks(column, finished) for column in columns()[1:])]
-
     def reachability(self) -> Callable[[], None]:
         """Return a check for workers, which raises if they cannot open an input. Arrays in memory are not checked."""
         sources = (self.labels_source, self.pred_probs_source)
@@ -266,9 +255,9 @@ def kept_bytes(inputs: Inputs, executor: Executor) -> int:
 
 
 def kept_if_it_fits(inputs: Inputs, executor: Executor, n_reads: int) -> Inputs:
-    """Keep a user's Dask array if it is read again and fits in memory; else warn that each read computes it again."""
+    """Keep a user's Dask array if it fits in memory; else warn that each read computes it again."""
     opened = inputs.opened_pred_probs
-    if n_reads == 1 or isinstance(opened, Source):
+    if isinstance(opened, Source):
         return inputs
     if kept_bytes(inputs, executor):
         kept = executor.keep(opened.rechunk((tuple(inputs.grid.partition_rows), (inputs.n_classes,))))
@@ -281,7 +270,7 @@ def kept_if_it_fits(inputs: Inputs, executor: Executor, n_reads: int) -> Inputs:
     return inputs
 
 
-def _without_blocks(column: Column, finished: Collection[int]) -> Column:
+def without_blocks(column: Column, finished: Collection[int]) -> Column:
     """Return a column with None in place of the blocks of finished partitions."""
     if isinstance(column, RowRanges):
         return column
@@ -408,7 +397,7 @@ def plan_grid(
     if partition_batches == "auto" and rows * batches * row_bytes > PARTITION_BYTES and n_large <= _UNEVEN_ROUNDS:
         # The threads of a large cluster would wait some ten seconds for the last ones.
         return Grid.tapered(n_rows, rows, batches)
-    return Grid.grouped(n_rows, rows, batches)
+    return Grid(n_rows, rows, rows * batches)
 
 
 def group_size(
@@ -417,7 +406,7 @@ def group_size(
     """Return the number of batches of `batch_bytes` bytes in a partition."""
     if partition_batches != "auto":
         return int(partition_batches)
-    target = total_bytes // (n_threads * partitioning.PARTITIONS_A_THREAD)
+    target = total_bytes // (n_threads * grids.PARTITIONS_A_THREAD)
     if remote:
         target = max(target, min(_REMOTE_BYTES, total_bytes // (n_threads * REMOTE_PARTITIONS_A_THREAD)))
     target = min(target, max(PARTITION_BYTES, n_threads * SCHEDULED_BYTES))
@@ -656,7 +645,13 @@ def on_grid(
     else:
         least = 1 if forking else STRIP_BYTES
         planned = plan_source_grid(pred_probs, n_threads, executor, batch_size, partition_batches, least)
-        _warn_if_read_in_pieces(pred_probs, planned, n_threads)
+        stored, partition_rows = min(pred_probs.facts.row_chunk or 0, pred_probs.n_rows), planned.largest_partition
+        if stored > partition_rows:
+            warn(
+                f"a stored chunk of {stored:,} rows takes {stored * pred_probs.row_bytes / 1e9:.1f} GB, too much for "
+                f"{n_threads} threads: it is read about {math.ceil(stored / partition_rows)} times, in pieces, and "
+                "decoded whole each time if it spans all classes. Chunks of fewer rows avoid that."
+            )
     if earlier is not None:
         planned = growing_grid(pred_probs, planned, earlier)
     if not _reads_first(labels, planned, executor, pred_probs.shape[1]):
@@ -667,7 +662,7 @@ def on_grid(
     return Inputs(labels, pred_probs, planned, held_bytes=held, labels_first=True, ignored=ignored)
 
 
-def _reads_first(labels: Opened, grid: partitioning.Grid, executor: Executor, n_classes: int) -> TypeGuard[Source]:
+def _reads_first(labels: Opened, grid: Grid, executor: Executor, n_classes: int) -> TypeGuard[Source]:
     """Return whether to read the labels first: if they are small, or if partitions would decode a chunk again."""
     small = labels.shape[0] * class_dtype(n_classes).itemsize <= _READ_FIRST_BYTES and not executor.is_cluster
     return (
@@ -675,33 +670,24 @@ def _reads_first(labels: Opened, grid: partitioning.Grid, executor: Executor, n_
     )
 
 
-def _warn_if_read_in_pieces(source: Source, grid: partitioning.Grid, n_threads: int) -> None:
-    stored, partition_rows = min(source.facts.row_chunk or 0, source.n_rows), grid.largest_partition
-    if stored > partition_rows:
-        warn(
-            f"a stored chunk of {stored:,} rows takes {stored * source.row_bytes / 1e9:.1f} GB, too much for "
-            f"{n_threads} threads: it is read about {math.ceil(stored / partition_rows)} times, in pieces, and "
-            "decoded whole each time if it spans all classes. Chunks of fewer rows avoid that."
-        )
-
-
-def _cuts(grid: partitioning.Grid, labels: Source) -> bool:
+def _cuts(grid: Grid, labels: Source) -> bool:
     """Return whether the labels of some rows would be decoded again for the next batch or partition."""
-    if labels.row_edges is None:
-        return bool(labels.facts.row_chunk and _is_cut(labels.facts.row_chunk, grid))
-    edges = set(labels.row_edges.tolist())
-    return any(grid.bounds(index)[1] not in edges for index in range(grid.n_partitions))
+    edges, row_chunk = labels.row_edges, labels.facts.row_chunk
+    if edges is not None:
+        ends = set(edges.tolist())
+        return any(grid.bounds(index)[1] not in ends for index in range(grid.n_partitions))
+    if not row_chunk:
+        return False
+    if isinstance(grid.batches, int) and grid.n_rows > grid.largest_batch and grid.batches % row_chunk:
+        return True
+    if isinstance(grid.batches, tuple):
+        sizes: Sequence[int] = grid.batches
+    else:
+        sizes = [grid.partitions] * grid.n_partitions if isinstance(grid.partitions, int) else grid.partition_rows
+    return any(rows % row_chunk for rows in set(sizes[:-1]))
 
 
 def _stored_rows(source: Source) -> int:
     """Return the largest number of rows that are decoded together."""
     edges = source.row_edges
     return source.facts.row_chunk or 0 if edges is None else int(np.diff(edges, prepend=0).max())
-
-
-def _is_cut(row_chunk: int, grid: partitioning.Grid) -> bool:
-    """Return whether batches cut stored chunks, which the next batch would have to decode again."""
-    if isinstance(grid.batches, int) and grid.n_batches > 1 and grid.batches % row_chunk:
-        return True
-    sizes = grid.batches if isinstance(grid.batches, tuple) else grid.partition_rows
-    return any(rows % row_chunk for rows in set(sizes[:-1]))

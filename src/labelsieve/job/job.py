@@ -11,9 +11,9 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -43,7 +43,6 @@ from labelsieve.job.inputs import Inputs, check_output_of, on_grid, open_given, 
 from labelsieve.job.kept import Kept, digest
 from labelsieve.job.passes import Passes
 from labelsieve.job.plan import Fit, Plan, check_cluster, fit_in_memory, make_plan
-from labelsieve.job.table import RowSummaries
 from labelsieve.job.whole_rows import member_accuracies
 from labelsieve.job.workdir import (
     Workdir,
@@ -101,6 +100,17 @@ class LabelMapping:
         columns of `pred_probs`.
     note : str
         Which class each name is, if the user did not say it.
+
+    Attributes
+    ----------
+    labels : Source or dask.array.Array
+        ``(N,)`` classes.
+    ignored : int or None
+        The value of `labels` that says that a row has none; None if each row has one.
+    needs_names : bool
+        Whether labels have to be read for the names of the classes.
+    label_kind : {"numbers", "names", "booleans"}
+        What the labels are.
     """
 
     values: Opened
@@ -143,31 +153,24 @@ class LabelMapping:
             table = FloatTable() if values.dtype.kind == "f" else _name_table(class_names or (), ignore_label)
         return cls(values, ignore_label, table, class_names, category_names(labels), column_names(pred_probs))
 
-    @cached_property
-    def labels(self) -> Opened:
-        """``(N,)`` classes."""
-        return self.values if self.table is None else mapped(self.values, self.table)
+    labels: Opened = field(init=False)
+    ignored: int | None = field(init=False)
+    needs_names: bool = field(init=False)
+    label_kind: str = field(init=False)
 
-    @property
-    def ignored(self) -> int | None:
-        """The value of `labels` that says that a row has none; None if each row has one."""
-        return ignored_value(self.values, self.ignore_label) if self.table is None else self.table.ignored
-
-    @property
-    def label_kind(self) -> str:
-        """What the labels are: ``"numbers"``, ``"names"`` or ``"booleans"``."""
-        if not isinstance(self.table, NameTable):
-            return "numbers"
-        # A list of True and False is an array of objects.
-        listed = self.values.array if isinstance(self.values, ArraySource) and self.values.dtype.kind == "O" else ()
-        first = next((value for value in listed if not is_missing(value)), None)
-        is_boolean = self.values.dtype.kind == "b" or isinstance(first, bool | np.bool_)
-        return "booleans" if is_boolean else "names"
-
-    @property
-    def needs_names(self) -> bool:
-        """Whether labels have to be read for the names of the classes."""
-        return isinstance(self.table, NameTable) and not self.table.names
+    def __post_init__(self) -> None:
+        values, table, kind = self.values, self.table, "numbers"
+        if isinstance(table, NameTable):
+            # A list of True and False is an array of objects.
+            listed = values.array if isinstance(values, ArraySource) and values.dtype.kind == "O" else ()
+            first = next((value for value in listed if not is_missing(value)), None)
+            kind = "booleans" if values.dtype.kind == "b" or isinstance(first, bool | np.bool_) else "names"
+        vars(self).update(
+            labels=values if table is None else mapped(values, table),
+            ignored=ignored_value(values, self.ignore_label) if table is None else table.ignored,
+            needs_names=isinstance(table, NameTable) and not table.names,
+            label_kind=kind,
+        )
 
     def learned(self, pred_probs: Opened) -> LabelMapping:
         """Return the mapping with the names of all classes, for which it reads the labels.
@@ -279,15 +282,18 @@ class Job:
         self.given_joint = _given_joint(settings.confident_joint, self.rule)
         self.n_jobs = fork_pool.resolve_n_jobs(settings.n_jobs, verbose=settings.progress is not False)
         self.output = None if settings.output is None else os.fspath(settings.output)
-        check_output_of(settings, labels, pred_probs)
+        if self.output is not None:
+            check_output_of(settings, labels, pred_probs)
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries, refuse=False)
         self.given = self._open(labels, pred_probs, named=named)
 
     def _open(self, labels: Any, pred_probs: Any, *, named: bool) -> Given:
         """Open what the user gave; only headers are read."""
         settings = self.settings
-        limit = free_bytes() if self.executor.is_cluster else self.executor.limit
-        labels, pred_probs, ids = open_given(labels, pred_probs, settings, limit)
+        ids = settings.ids
+        if not settings.data is settings.summaries is settings.n_classes is None:
+            limit = free_bytes() if self.executor.is_cluster else self.executor.limit
+            labels, pred_probs, ids = open_given(labels, pred_probs, settings, limit)
         values, opened = open_pair(
             *(labels, pred_probs, settings.class_names, ids),
             attempts=self.attempts,
@@ -320,9 +326,9 @@ class Job:
 
     def plan(self) -> Plan:
         """Plan the run, and check its cluster. Only for weights of an ensemble in a workdir all data is read."""
-        workdir, facts, given = self._workdir(), None, self.given
-        if workdir is not None:
-            given = self._weighed(given)
+        workdir, facts, given = None, None, self.given
+        if self.settings.workdir is not None:
+            workdir, given = self._workdir(self.settings.workdir), self._weighed(given)
             for opened in given.pair:
                 if isinstance(opened, Source):
                     retry(self.attempts, opened.note_version)
@@ -356,7 +362,8 @@ class Job:
         given = self.given
         if given.mapping.needs_names:
             given = replace(given, mapping=retry(self.attempts, given.mapping.learned, given.pred_probs))
-        given = self._weighed(given)
+        if isinstance(given.pred_probs, EnsembleSource):
+            given = self._weighed(given)
         for attempt in range(self.attempts):
             with ExitStack() as stack:
                 run = self._begin(stack, given)
@@ -383,15 +390,13 @@ class Job:
         weights = member_accuracies(labels, pred_probs, self.executor, checks, ignored)
         return replace(given, pred_probs=pred_probs.with_weights(weights), n_weighing=1)
 
-    def _workdir(self, stack: ExitStack | None = None) -> Workdir | None:
-        """Open the workdir, if there is one, and own it until `stack` ends."""
+    def _workdir(self, place: str | os.PathLike[str], stack: ExitStack | None = None) -> Workdir:
+        """Open the workdir, and own it until `stack` ends."""
         settings = self.settings
-        if settings.workdir is None:
-            return None
-        refuse_nested(settings.workdir, self.output)
+        refuse_nested(place, self.output)
         if stack is None:
-            return Workdir.peek(settings.workdir, fresh=settings.fresh)
-        return stack.enter_context(Workdir.open(settings.workdir, fresh=settings.fresh, wait=settings.wait))
+            return Workdir.peek(place, fresh=settings.fresh)
+        return stack.enter_context(Workdir.open(place, fresh=settings.fresh, wait=settings.wait))
 
     def _inputs(self, given: Given, workdir: Workdir | None, facts: Mapping[str, Any] | None) -> Inputs:
         """Return the inputs on a grid, which keeps the partitions of an earlier run in the workdir."""
@@ -416,10 +421,11 @@ class Job:
     def _begin(self, stack: ExitStack, given: Given) -> _Run:
         """Plan the run, lock its workdir and output, and check that all workers can reach what they need."""
         settings, executor = self.settings, self.executor
-        workdir = self._workdir(stack)
+        workdir = None if settings.workdir is None else self._workdir(settings.workdir, stack)
         facts = {} if workdir is None else facts_of_workdir(given, settings)
         inputs = self._inputs(given, workdir, facts)
-        executor.check_reachable(inputs.reachability())
+        if executor.is_cluster:
+            executor.check_reachable(inputs.reachability())
         fit = self._fit(given, inputs)
         if inputs.labels_first:
             inputs = retry(self.attempts, inputs.read_labels)
@@ -440,7 +446,7 @@ class Job:
         if workdir is not None and records is not None:
             self._check_shared(records.folder)
             check_finished(inputs, given.rule.settings, executor, records, workdir.finished)
-        forks = fork_pool.can_fork(inputs, self.n_jobs, is_cluster=executor.is_cluster)
+        forks = self.n_jobs > 1 and fork_pool.can_fork(inputs, self.n_jobs, is_cluster=executor.is_cluster)
         finished = () if workdir is None else workdir.finished
         kept = Kept(executor, records, in_memory=not fit.stored, finished=finished)
         # A single partition is read in this process anyway.
@@ -560,14 +566,14 @@ class _Run(Passes):
         findings = findings if layout is None else findings.placed(layout.in_words)
         raise_or_warn(findings, self.inputs.n_classes, self.job.checks, counts, describe)
 
-    def check_fit(self, table: RowSummaries, totals: ScanTotals, confident: ConfidentCounts) -> str:
+    def check_fit(self, totals: ScanTotals, confident: ConfidentCounts) -> str:
         """Warn if labels and predictions do not seem to belong together; return the text of the warning, or ""."""
         source, sums = self.inputs.pred_probs_source, totals.sums.dense()
         text = None if source is None else source.describe_misfit(sums)  # some sources have a check of their own
         if text is None:
             if not may_not_fit(totals.agreement, sums.counts, confident):
                 return ""
-            sample = RowSample(int(sums.counts.sum()))
+            table, sample = self.first_table(), RowSample(int(sums.counts.sum()))
             text = describe_misfit(*table.sampled_classes(sample), table.n_classes, sample.n_rows, sample.window)
         if text:
             warn(text)

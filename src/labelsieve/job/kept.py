@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
@@ -300,6 +300,7 @@ Chunk: TypeAlias = SummaryChunk | Span
 _T = TypeVar("_T")
 
 
+@dataclass
 class Kept:
     """Keeps the row summaries of a run where they are made: in memory, in records of a workdir, or in both.
 
@@ -313,23 +314,15 @@ class Kept:
         Whether summaries stay in memory, beside any records; without records they always do.
     finished : collection of int
         The partitions whose summaries are committed already.
-
-    Attributes
-    ----------
     chunks : list
         In memory: a `SummaryChunk` for each partition, or futures of those that workers hold.
     """
 
-    def __init__(
-        self,
-        executor: Executor,
-        records: Records | None = None,
-        *,
-        in_memory: bool = True,
-        finished: Collection[int] = (),
-    ) -> None:
-        self.executor, self.records, self.in_memory, self.finished = executor, records, in_memory, finished
-        self.chunks: list[Any] = []
+    executor: Executor
+    records: Records | None = None
+    in_memory: bool = True
+    finished: Collection[int] = ()
+    chunks: list[Any] = field(default_factory=list)
 
     def run(
         self,
@@ -400,7 +393,7 @@ class SummaryReader:
         for block in self._blocks(chunk, whole=whole):
             stop_if_abandoned()
             labelled = block if self.no_label is None else block.only_labelled(self.no_label, first)
-            yield self.scored(labelled)
+            yield self.scored(labelled) if self.settings.adjust_pred_probs else labelled
             first += len(block)
 
     def _blocks(self, chunk: Chunk, *, whole: bool) -> Iterator[SummaryBlock]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -204,16 +203,19 @@ class _BatchReader:
 
     def read(self, start: int, stop: int) -> Block:
         """Return rows ``[start, stop)`` of one batch."""
-        read, origin = self._rows.read, self._origin
         if self._source.facts.in_pieces:
-            return read(start - origin, stop - origin)
+            return self._read(start, stop)
         if not self._first <= start < self._first + len(self._held):
             self._first, end = next(batch for batch in self._ranges if batch[0] <= start < batch[1])
-            self._held = read(self._first - origin, end - origin)
+            self._held = self._read(self._first, end)
         held: Block = self._held[start - self._first : stop - self._first]
         return held
 
+    def _read(self, start: int, stop: int) -> Block:
+        return self._rows.read(start - self._origin, stop - self._origin)
 
+
+@dataclass(frozen=True)
 class PartitionWork:
     """Runs a function on a partition of `pred_probs`.
 
@@ -233,25 +235,23 @@ class PartitionWork:
         The value of labels that says that a row has none.
     """
 
-    def __init__(
-        self,
-        work: Callable[..., Any],
-        grid: Grid,
-        n_classes: int,
-        dtype: np.dtype[Any],
-        where: str,
-        ignored: int | None = None,
-    ) -> None:
-        self.where = where
-        self._work, self._grid, self._facts = work, grid, (n_classes, dtype, ignored)
-        # Partitions that are to be read first, because later ones are smaller; 0 if none are.
-        self.n_first = grid.n_large
+    work: Callable[..., Any]
+    grid: Grid
+    n_classes: int
+    dtype: np.dtype[Any]
+    where: str
+    ignored: int | None = None
+
+    @property
+    def n_first(self) -> int:
+        """Number of partitions that are to be read first, because later ones are smaller; 0 if none are."""
+        return self.grid.n_large
 
     def batches(self, partition: int | Batches) -> Batches:
         """Return the batches of a partition, which may be given by its number."""
         if isinstance(partition, Batches):
             return partition
-        return Batches(partition, self._grid.ranges(partition))
+        return Batches(partition, self.grid.ranges(partition))
 
     def name(self, partition: int | Batches) -> str:
         """Name a partition for messages."""
@@ -268,22 +268,18 @@ class PartitionWork:
         """Return the number of the first row of a partition."""
         return self.batches(partition).ranges[0][0]
 
-    def with_options(self, **options: Any) -> PartitionWork:
-        """Return a copy with keyword arguments for the function."""
-        n_classes, dtype, ignored = self._facts
-        return PartitionWork(partial(self._work, **options), self._grid, n_classes, dtype, self.where, ignored)
-
     def __call__(self, partition: int | Batches, labels: Any, pred_probs: Any, *more: Any) -> Any:
         """Call the function; errors name the partition."""
         try:
             if not isinstance(partition, Batches):
-                partition = Batches(partition, self._grid.ranges(partition))
-            return self._work(Partition(partition, labels, pred_probs, *self._facts), *more)
+                partition = Batches(partition, self.grid.ranges(partition))
+            return self.work(Partition(partition, labels, pred_probs, self.n_classes, self.dtype, self.ignored), *more)
         except Exception as error:
             locate(error, self.name(partition), self.batches(partition).ranges)
             raise
 
 
+@dataclass(frozen=True)
 class ChunkWork:
     """Runs a function on a chunk of row summaries, or on a stretch of the sorted issues.
 
@@ -295,16 +291,16 @@ class ChunkWork:
         Place of the chunks, for messages.
     """
 
-    def __init__(self, work: Callable[..., Any], where: str) -> None:
-        self._work, self._where = work, where
+    work: Callable[..., Any]
+    where: str
 
     def name(self, rows: Any) -> str:
         """Name a chunk for messages. The row numbers of a chunk that a worker holds are not known here."""
         if isinstance(rows, Stretch):
-            return f"issues {rows.start:,}..{rows.stop - 1:,} in {self._where}"
+            return f"issues {rows.start:,}..{rows.stop - 1:,} in {self.where}"
         if not isinstance(rows, SummaryChunk | Span):
-            return f"row summaries in {self._where}"
-        return f"rows {rows.start:,}..{rows.start + self.n_rows(rows) - 1:,} of the row summaries in {self._where}"
+            return f"row summaries in {self.where}"
+        return f"rows {rows.start:,}..{rows.start + self.n_rows(rows) - 1:,} of the row summaries in {self.where}"
 
     def n_rows(self, rows: SummaryChunk | Span | Stretch) -> int:
         """Return the number of rows of a chunk."""
@@ -317,7 +313,7 @@ class ChunkWork:
     def __call__(self, rows: SummaryChunk | Span | Stretch, *more: Any) -> Any:
         """Call the function; errors name the rows."""
         try:
-            return self._work(rows, *more)
+            return self.work(rows, *more)
         except Exception as error:
             locate(error, self.name(rows))
             raise

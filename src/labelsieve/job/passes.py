@@ -18,7 +18,7 @@ import itertools
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -42,7 +42,7 @@ from labelsieve.execution.graph import Column, some_chunks
 from labelsieve.execution.progress import Progress, progress_of
 from labelsieve.job import fork_pool, scan
 from labelsieve.job.grid import spans
-from labelsieve.job.inputs import Inputs, kept_if_it_fits
+from labelsieve.job.inputs import Inputs, kept_if_it_fits, without_blocks
 from labelsieve.job.kept import Kept, Records, RescanTotals, SummaryReader, combine_rescans
 from labelsieve.job.table import RowSummaries, predicted_candidates
 from labelsieve.storage.checked import DamagedRecordError
@@ -127,6 +127,7 @@ class Passes(abc.ABC):
         self.inputs, self.rule, self.executor, self.kept = inputs, rule, executor, kept
         self._accepted, self._show, self._n_forks = accepted, show, n_forks
         self.n_reads, self.n_rescanned = 1, 0
+        self._all_columns: list[Column] | None = None
 
     def run(self, given_joint: ConfidentCounts | None = None, *, exactly: bool) -> Found:
         """Find the issues, and select exactly as many as are counted if `exactly`, or a few more."""
@@ -138,7 +139,7 @@ class Passes(abc.ABC):
         counts = table.count(self.rule, thresholds)
         joint = None if rescanned is None else rescanned.joint_counts(sums.counts)
         totals = replace(issue_totals(counts, joint, sums.counts, self.rule.settings), given_joint=given_joint)
-        misfit = self.check_fit(self._table(self._plain), scanned, totals.confident)
+        misfit = self.check_fit(scanned, totals.confident)
         selected = self.rule.select(table, totals, self.inputs.dtype, exactly=exactly)
         if self.n_reads > 1:
             self.check_read()
@@ -154,7 +155,7 @@ class Passes(abc.ABC):
         joint = None if rescanned is None else rescanned.joint_counts(sums.counts)
         if joint is None or rescanned is None or rescanned.joint is None:
             raise RuntimeError("the settings of a count ask for the confident joint")
-        self.check_fit(self._table(self._plain), scanned, rescanned.joint)
+        self.check_fit(scanned, rescanned.joint)
         return joint
 
     # What is checked between the passes: each raises what ends the run, or warns.
@@ -164,7 +165,7 @@ class Passes(abc.ABC):
         """Check the rows of the first pass."""
 
     @abc.abstractmethod
-    def check_fit(self, table: RowSummaries, totals: ScanTotals, confident: ConfidentCounts) -> str:
+    def check_fit(self, totals: ScanTotals, confident: ConfidentCounts) -> str:
         """Return a warning if labels and predictions do not seem to belong together, or ""."""
 
     @abc.abstractmethod
@@ -246,17 +247,25 @@ class Passes(abc.ABC):
             return self.kept.run(name, self.inputs.work(work), combine, columns_of(self._columns(whole)), bar)
 
     def _columns(self, finished: Collection[int] = ()) -> list[Column]:
-        """Return the arguments of tasks that read: numbers, labels and pred_probs of the partitions."""
-        return self.inputs.columns_without(lambda: self._all_columns, finished)
+        """Return the arguments of tasks that read: numbers, labels and pred_probs of the partitions.
 
-    @cached_property
-    def _all_columns(self) -> list[Column]:
-        return kept_if_it_fits(self.inputs, self.executor, self.rule.n_reads).columns(self.executor)
+        Dask would have to compute the blocks of finished partitions, so these are left out of a user's Dask array,
+        which is not even kept if all are finished. Arrays in memory are sent to the workers once.
+        """
+        inputs, numbers = self.inputs, range(self.inputs.grid.n_partitions)
+        if not inputs.is_stored and len(finished) == len(numbers):
+            return [numbers, [None] * len(numbers), [None] * len(numbers)]
+        if self._all_columns is None:
+            if self.rule.n_reads > 1:
+                inputs = kept_if_it_fits(inputs, self.executor, self.rule.n_reads)
+            self._all_columns = inputs.columns(self.executor)
+        if inputs.is_stored or not finished:
+            return self._all_columns
+        return [numbers, *(without_blocks(column, finished) for column in self._all_columns[1:])]
 
-    @property
-    def _plain(self) -> SummaryReader:
-        """A reader of the first pass, without scores that need the thresholds."""
-        return SummaryReader(Settings(), np.empty(0), self.kept.records, no_label=self.inputs.no_label)
+    def first_table(self) -> RowSummaries:
+        """Return the table of the first pass, without scores that need the thresholds."""
+        return self._table(SummaryReader(Settings(), np.empty(0), self.kept.records, no_label=self.inputs.no_label))
 
     def _table(self, reader: SummaryReader) -> RowSummaries:
         inputs, in_memory = self.inputs, self.kept.in_memory

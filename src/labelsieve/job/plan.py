@@ -327,18 +327,16 @@ def _process_bytes(need: Need, executor: Executor, n_forks: int, n_threads: int 
     """Return the peak memory of a process, or of all forked processes together, each of which counts as a thread."""
     merging = memory.merge_bytes(need.n_rows) if stored and not executor.is_cluster else 0
 
-    def takes(threads: int, base: int) -> int:
-        return need.in_process(threads, stored=stored, base=base, n_processes=executor.n_processes)
-
+    takes = partial(need.in_process, stored=stored, n_processes=executor.n_processes)
     if not n_forks:
-        return merging + takes(n_threads or executor.n_threads, executor.base_bytes)
+        return merging + takes(n_threads or executor.n_threads, base=executor.base_bytes)
     # The children send their summaries in pieces of a few partitions.
     handed_over = 0 if stored else need.summaries() // 4
     n_forks = n_threads or n_forks
-    reading = takes(n_forks, executor.base_bytes + n_forks * memory.FORK_BYTES) + handed_over
+    reading = takes(n_forks, base=executor.base_bytes + n_forks * memory.FORK_BYTES) + handed_over
     # Only the first pass forks. A second pass, and work on stored summaries, use all threads.
     threads = executor.n_threads if stored or need.n_reads > 1 else 1
-    return merging + max(reading, takes(threads, executor.base_bytes))
+    return merging + max(reading, takes(threads, base=executor.base_bytes))
 
 
 def _decoding_note(inputs: Inputs) -> str:

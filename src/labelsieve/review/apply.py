@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -207,14 +208,6 @@ def check_results(decisions: Decisions, digest: str, fingerprint: str | None) ->
             raise decisions.error([place], f"{about}issues are {fingerprint}")
 
 
-def check_rows(decisions: Decisions, n_rows: int) -> None:
-    """Raise an `InvalidInputError` for decisions about rows that there are not."""
-    unknown = np.flatnonzero((decisions.rows < 0) | (decisions.rows >= n_rows))
-    if len(unknown):
-        why = f": there is no such row, labels has {n_rows:,} rows: are these decisions about another dataset?"
-        raise decisions.error(unknown, why)
-
-
 def check_against(
     decisions: Decisions, stored: Sequence[Any], which: npt.NDArray[np.intp], values: LabelValues
 ) -> Outcomes:
@@ -248,7 +241,10 @@ def check_against(
     code_of = {label: coded(label) for label in dict.fromkeys(stored)}
     before = np.fromiter(map(code_of.__getitem__, stored), np.int32, len(stored))[which]
     n_stored = len(labels)
-    wanted = np.array([*(_known_code(known, values, given) for given in decisions.given.values), -1], np.int32)
+    wanted = np.full(len(decisions.given.values) + 1, -1, np.int32)
+    for place, given in enumerate(decisions.given.values):
+        with suppress(ValueError):  # a label of another kind is none of those that are stored
+            wanted[place] = known.get(values.parse(given), -1)
     is_same = wanted[decisions.given.codes] == before
     if None in known:
         is_same |= (before == known[None]) & decisions.given.where(map(is_empty_text, decisions.given.values))
@@ -279,14 +275,6 @@ def check_against(
         raise decisions.error([first], f": {faults[int(decisions.label.codes[first])]}")
     resulting[changes] = new[decisions.label.codes[changes]]
     return Outcomes(labels, n_stored, before, resulting)
-
-
-def _known_code(known: dict[Any, int], values: LabelValues, given: Any) -> int:
-    """Return the code of a given label among those that are stored; -1 if it is not one of them."""
-    try:
-        return known.get(values.parse(given), -1)
-    except ValueError:
-        return -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,8 +328,16 @@ def settle(decisions: Decisions, outcomes: Outcomes, rule: str) -> Settled:
         is_corrected[corrected] = True
         chosen[group] = left[0]
         if len({int(outcomes.resulting[place]) for place in left}) > 1:
-            conflicts.append(_conflict(decisions, outcomes, left))
-            chosen[group] = _chosen(decisions, left, rule)
+            shown = list[tuple[str, str, Any]]()
+            for place in left:
+                code = outcomes.resulting[place]
+                label = None if code == UNSURE else outcomes.labels[code]
+                shown.append((decisions.reviewer[place], WORDS[decisions.words[place]], label))
+            conflicts.append(Conflict(int(decisions.rows[left[0]]), tuple(shown)))
+            # Without all times, and at the same time, the order in the tables counts.
+            times = [_time(decisions.time[place]) for place in left]
+            last = left[-1] if None in times else max(zip(times, left, strict=True))[1]
+            chosen[group] = last if rule == "last" else -1
     if conflicts and rule == "error":
         some = ", ".join(map(str, conflicts[:_NAMED])) + (", ..." if len(conflicts) > _NAMED else "")
         rules = " or ".join(f"conflicts={other!r}" for other in CONFLICT_RULES[1:])
@@ -373,24 +369,6 @@ def _last_words(decisions: Decisions, outcomes: Outcomes, places: Sequence[int])
         if len({int(outcomes.resulting[place]) for place in own}) > 1:
             corrected += [place for place in own if place != last]
     return sorted(left), corrected
-
-
-def _conflict(decisions: Decisions, outcomes: Outcomes, places: Sequence[int]) -> Conflict:
-    shown = list[tuple[str, str, Any]]()
-    for place in places:
-        code = outcomes.resulting[place]
-        label = None if code == UNSURE else outcomes.labels[code]
-        shown.append((decisions.reviewer[place], WORDS[decisions.words[place]], label))
-    return Conflict(int(decisions.rows[places[0]]), tuple(shown))
-
-
-def _chosen(decisions: Decisions, places: Sequence[int], rule: str) -> int:
-    """Return the decision that counts by a rule; -1 if none does."""
-    if rule != "last":
-        return -1
-    times = [_time(decisions.time[place]) for place in places]
-    # Without all times, and at the same time, the order in the tables counts.
-    return places[-1] if None in times else max(zip(times, places, strict=True))[1]
 
 
 def _time(text: str) -> float | None:
@@ -870,7 +848,10 @@ def _compare(file: LabelFile, read: Decisions, values: LabelValues, ids: Any) ->
 
     The latter is ``""`` unless decisions name their result: all labels are read for it.
     """
-    check_rows(read, file.n_rows)
+    unknown = np.flatnonzero((read.rows < 0) | (read.rows >= file.n_rows))
+    if len(unknown):
+        why = f": there is no such row, labels has {file.n_rows:,} rows: are these decisions about another dataset?"
+        raise read.error(unknown, why)
     rows, which = np.unique(read.rows, return_inverse=True)
     digest = ""
     if any(read.result.values):

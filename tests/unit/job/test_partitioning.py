@@ -68,6 +68,7 @@ def test_bounds_are_the_ends_of_the_ranges(grid):
         assert grid.bounds(index) == (ranges[0][0], ranges[-1][1])
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("batches", [7, (7, 7, 7, 7, 7, 7, 7, 1), (3, 1, 40, 6)], ids=str)
 @pytest.mark.parametrize("partition_batches", [1, 2, 3, 8, 10**30])
 def test_a_partition_is_a_group_of_batches(batches, partition_batches):
@@ -238,6 +239,7 @@ def test_partitions_grow_with_the_threads_and_each_thread_gets_four(terabytes, n
         assert terabytes * 1e12 / size / n_threads == pytest.approx(per_thread, rel=0.03)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("n_threads", [2, 8, 100, 4000])
 @pytest.mark.parametrize("gigabytes", [1, 3, 17, 100, 1100, 10_100, 99_999])
 def test_no_thread_has_much_more_than_the_others(gigabytes, n_threads):
@@ -289,6 +291,7 @@ def test_good_sizes_pass(good):
     assert check_size("batch_size", good) == good
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("bad", [0, -1, 2.0, 1.5, None, "big", True, np.float64(2), [3]])
 @pytest.mark.parametrize("name", ["batch_size", "partition_batches"])
 def test_bad_sizes_are_refused_by_name(name, bad):
