@@ -628,7 +628,7 @@ def _with_images(name: str, opened: Opened, n_axes: int, where: str) -> Opened:
     if opened.ndim == n_axes:
         return OneImage.of(opened) if isinstance(opened, Source) else opened[np.newaxis]
     hint = ""
-    if name == "labels" and opened.ndim == n_axes + 2 and 1 not in opened.shape:
+    if name == "labels" and opened.ndim == n_axes + 2:
         hint = ": of one-hot masks take labels.argmax(axis=1), or labels.argmax(axis=-1) with the classes last"
         if 1 in (opened.shape[1], opened.shape[-1]):  # masks with an axis of one channel
             hint = ": take labels[:, 0]" if opened.shape[1] == 1 else ": take labels[..., 0]"
