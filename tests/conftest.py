@@ -33,6 +33,16 @@ def pytest_configure():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """Deselect what the marks `every_value` and `every_pair` leave out, of the tests that other options leave in."""
+    from covering import left_out
+
+    places = left_out(items)
+    config.hook.pytest_deselected(items=[items[at] for at in sorted(places)])
+    items[:] = [item for at, item in enumerate(items) if at not in places]
+
+
 def pytest_collection_finish():
     """Let the garbage collector pass over modules and tests: a quarter of a second for each time that it runs."""
     gc.collect()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from labelsieve.cli.interrupts import leave_at_once
+from labelsieve.cli.app import leave_at_once, run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """
     args = sys.argv[1:] if args is None else list(args)
     leave_at_once(args)  # before the slow imports
-    from labelsieve.cli.app import run
 
     sys.exit(run(args))
 

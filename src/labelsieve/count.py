@@ -25,16 +25,16 @@ from labelsieve.confident_learning.matrices import PY_METHODS, Entries, PyMethod
 from labelsieve.confident_learning.summarize import is_ignored
 from labelsieve.confident_learning.thresholds import Float64s, Int64s
 from labelsieve.errors import InvalidInputError
-from labelsieve.job.grid import Auto
-from labelsieve.job.inputs import JobSettings
 from labelsieve.job.job import Job
 from labelsieve.job.workdir import check_versions, note_versions
 from labelsieve.options import (
     ESTIMATION_METHODS,
     FOR_COUNTING,
     NOTHING,
+    Auto,
     EstimationMethod,
     IgnoreLabel,
+    JobSettings,
     check_flag,
     check_ignore_label,
     check_one_of,

@@ -7,30 +7,141 @@ clusters: `docs/memory_and_scale.md`. Data that grows, and what happens when som
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, Final, ParamSpec, TypeVar
 
-from labelsieve.job.grid import Auto
-from labelsieve.job.inputs import JobSettings
+from labelsieve.confident_learning.filters import chosen_filter
+from labelsieve.job.inputs import check_output_of
 from labelsieve.job.job import Job
 from labelsieve.job.plan import Plan
 from labelsieve.options import (
     FOR_FINDING,
     NOTHING,
+    OPTIONS,
+    TASKS,
+    Auto,
     EstimationMethod,
     FilterName,
     IgnoreLabel,
+    JobSettings,
     Method,
+    Option,
     Rule,
-    explain_keywords,
+    check_keywords,
 )
 from labelsieve.results.label_issues import LabelIssues
 
 __all__ = ["find_label_issues", "plan_label_issues"]
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
-@explain_keywords(FOR_FINDING)
+
+@dataclass(frozen=True)
+class Task:
+    """What a label belongs to. Python's functions, the command line and saved results of a task follow from it.
+
+    A module that has one as `TASK` is registered by a line in `labelsieve.options.TASKS`.
+
+    Parameters
+    ----------
+    name : str
+        Its name on the command line, and the `task` of its layouts.
+    row : str
+        What has a label, for help: ``"a pixel of a mask"``.
+    open : callable
+        Takes labels, pred_probs, the `JobSettings` and its own options by name, and returns the `Job`.
+    wrap : callable
+        Makes the result of issues of rows.
+    options : mapping of Option
+        Its own options, and those of all tasks that have another default.
+    without : mapping of str
+        Options of other tasks that it does not have, and arguments of cleanlab, with what to do instead.
+    """
+
+    name: str
+    row: str
+    open: Callable[..., Job]
+    wrap: Callable[[LabelIssues], Any]
+    options: Mapping[str, Option] = field(default_factory=dict)
+    without: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def all_options(self) -> dict[str, Option]:
+        """All options that it has."""
+        return {name: one for name, one in {**OPTIONS, **self.options}.items() if name not in self.without}
+
+    def job(self, labels: Any = None, pred_probs: Any = None, **given: Any) -> Job:
+        """Return the job of a run; of files, no predictions are read."""
+        given = {name: one.default for name, one in self.options.items()} | given
+        own = {name: one.checked(name, given.pop(name)) for name, one in self.options.items() if name not in OPTIONS}
+        settings = JobSettings(**given)
+        chosen_filter(settings)
+        check_output_of(settings, labels, pred_probs, *own.values())
+        return self.open(labels, pred_probs, settings, **own)
+
+    def find(self, *args: Any, **given: Any) -> Any:
+        """Find the label issues."""
+        return self.wrap(self.job(*args, **given).run())
+
+    def plan(self, *args: Any, **given: Any) -> Plan:
+        """Plan a run of `find`."""
+        return self.job(*args, **given | {"progress": False}).plan()
+
+    def finds(self, declared: Callable[_P, _R]) -> Callable[_P, _R]:
+        """Make a public function, which runs this task, of its name, docstring and signature."""
+        return self._public(declared, declared, self.find)
+
+    def plans(self, like: Callable[_P, object]) -> Callable[[Callable[..., Plan]], Callable[_P, Plan]]:
+        """Make a public function that plans what `like` does, and takes the same arguments."""
+        return lambda declared: self._public(declared, like, self.plan)
+
+    def _public(
+        self, declared: Callable[..., Any], like: Callable[..., Any], run: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        @wraps(declared)
+        def call(*args: Any, **given: Any) -> Any:
+            check_keywords(declared.__name__, given, FOR_FINDING | self.without, {**named, **self.all_options})
+            return run(*args, **given)
+
+        # All keywords show, with their types and defaults, also where the declaration has **options.
+        signature, own = inspect.signature(declared), inspect.signature(like).parameters.values()
+        named = {one.name: one for one in own if one.kind is not one.VAR_KEYWORD}
+        named |= {
+            name: inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=one.default,
+                annotation=JobSettings.__annotations__.get(name, "Any"),
+            )
+            for name, one in self.all_options.items()
+            if name not in named
+        }
+        call.__signature__ = signature.replace(parameters=list(named.values()))  # type: ignore[attr-defined]
+        return call
+
+
+def task_of(name: str) -> Task:
+    """Return a task by its name; its module is imported."""
+    task: Task = importlib.import_module(TASKS[name]).TASK
+    return task
+
+
+def _open(labels: Any, pred_probs: Any, settings: JobSettings) -> Job:
+    return Job(labels, pred_probs, settings, named=True)
+
+
+TASK: Final = Task(
+    "classification", "a row", _open, lambda rows: rows, without={"confident_joint": FOR_FINDING["confident_joint"]}
+)
+
+
+@TASK.finds
 def find_label_issues(
     labels: Any = None,
     pred_probs: Any = None,
@@ -217,42 +328,11 @@ def find_label_issues(
     >>> found.indices, found.facts.n_reads
     (array([4]), 2)
     """
-    choices = dict(locals())
-    labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
-    return Job(labels, pred_probs, JobSettings(**choices), named=True).run()
+    raise NotImplementedError  # the task runs
 
 
-@explain_keywords(FOR_FINDING)
-def plan_label_issues(
-    labels: Any = None,
-    pred_probs: Any = None,
-    *,
-    data: Any = None,
-    summaries: Any = None,
-    n_classes: int | None = None,
-    batch_size: int | Auto = "auto",
-    method: Method = "self_confidence",
-    adjust_pred_probs: bool = False,
-    estimation_method: EstimationMethod = "off_diagonal",
-    filter_by: FilterName | None = None,
-    rank_by: Method | None = None,
-    rule: Rule | None = None,
-    frac_noise: float = 1.0,
-    num_to_remove_per_class: Sequence[int] | None = None,
-    min_examples_per_class: int = 1,
-    partition_batches: int | Auto = "auto",
-    from_logits: bool = False,
-    dtype: Any = None,
-    allow_zero_rows: bool = False,
-    allow_unnormalized_rows: bool = False,
-    n_jobs: int | None = 1,
-    client: Any = None,
-    workdir: str | os.PathLike[str] | None = None,
-    fresh: bool = False,
-    output: str | os.PathLike[str] | None = None,
-    max_memory: int | str | None = None,
-    ignore_label: IgnoreLabel = NOTHING,
-) -> Plan:
+@TASK.plans(find_label_issues)
+def plan_label_issues(*args: Any, **options: Any) -> Plan:
     """Plan a run of `find_label_issues`: batches, partitions, tasks, bytes and memory.
 
     No data is read, except that each worker of a running cluster reads a batch, and writes a small file to `workdir`
@@ -260,15 +340,10 @@ def plan_label_issues(
 
     Parameters
     ----------
-    labels, pred_probs, data, summaries, n_classes, batch_size, method, adjust_pred_probs
-        As in `find_label_issues`.
-    estimation_method, partition_batches, from_logits, dtype
-        As in `find_label_issues`.
-    filter_by, rank_by, rule, frac_noise, num_to_remove_per_class, min_examples_per_class
-        As in `find_label_issues`.
-    allow_zero_rows, allow_unnormalized_rows, n_jobs, client, workdir, fresh, output, max_memory, ignore_label
-        As in `find_label_issues`. The plan uses the partitions of an earlier run in `workdir`. It counts what is known
-        there (`Plan.known_bytes`), but `Plan.bytes_read` and `Plan.n_tasks` are those of a run that knows nothing.
+    *args, **options
+        Takes the same arguments as `find_label_issues`. The plan uses the partitions of an earlier run in `workdir`.
+        It counts what is known there (`Plan.known_bytes`), but `Plan.bytes_read` and `Plan.n_tasks` are those of a run
+        that knows nothing.
 
     Returns
     -------
@@ -295,6 +370,4 @@ def plan_label_issues(
     >>> plan.n_partitions, plan.bytes_read, plan.stored
     (1, 32000, False)
     """
-    choices = dict(locals())
-    labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
-    return Job(labels, pred_probs, JobSettings(**choices, progress=False), named=True).plan()
+    raise NotImplementedError  # the task plans

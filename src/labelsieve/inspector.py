@@ -28,7 +28,8 @@ from labelsieve.confident_learning.thresholds import (
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.execution.cluster import active_client
 from labelsieve.job import fork_pool
-from labelsieve.job.inputs import map_partitions, open_inputs, resolve_n_jobs
+from labelsieve.job.fork_pool import resolve_n_jobs
+from labelsieve.job.inputs import map_partitions, open_inputs
 from labelsieve.job.scan import class_sums
 from labelsieve.job.whole_rows import InspectedRows, combine_counts, inspect, num_issues
 from labelsieve.job.workdir import check_versions, note_versions

@@ -15,10 +15,8 @@ from labelsieve.errors import InvalidInputError
 from labelsieve.inspector import LabelInspector
 from labelsieve.job import fork_pool
 from labelsieve.job.fork_pool import split_arr
-from labelsieve.job.grid import Auto
-from labelsieve.job.inputs import JobSettings
 from labelsieve.job.job import Job
-from labelsieve.options import batched_choices, explain_keywords
+from labelsieve.options import Auto, JobSettings, batched_choices, explain_keywords
 
 __all__ = ["LabelInspector", "find_label_issues_batched", "split_arr"]
 

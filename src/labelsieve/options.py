@@ -1,4 +1,7 @@
-"""Error messages for unknown keyword arguments that say what to write instead."""
+"""The options of a run, each declared once, and the settings that change the result.
+
+An entry of `JobSettings` is a keyword in Python, an option on the command line, and an attribute of the settings.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ import enum
 import inspect
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import wraps
+from functools import partial, wraps
 from numbers import Real
+from pathlib import Path
 from typing import Any, Final, Literal, ParamSpec, SupportsIndex, TypeAlias, TypeVar, get_args
 
 from labelsieve.errors import InputTypeError, InvalidInputError
@@ -85,7 +91,7 @@ def explain_keywords(
 
         @wraps(function)
         def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            _check_keywords(name, kwargs, known, allowed)
+            check_keywords(name, kwargs, known, allowed)
             return function(*args, **kwargs)
 
         return call
@@ -93,11 +99,12 @@ def explain_keywords(
     return decorate
 
 
-def _check_keywords(
-    function: str, given: Mapping[str, object], known: Mapping[str, str], allowed: Mapping[str, object]
+def check_keywords(
+    function: str, given: Mapping[str, object], known: Mapping[str, str], allowed: Collection[str]
 ) -> None:
-    if not given.keys() <= allowed.keys():
-        unknown = [keyword for keyword in given if keyword not in allowed]
+    """Raise for the keyword arguments that a function does not take, as `explain_keywords` does."""
+    unknown = [keyword for keyword in given if keyword not in allowed]
+    if unknown:
         raise InputTypeError("; ".join(_sentence(function, keyword, known, list(allowed)) for keyword in unknown))
 
 
@@ -115,19 +122,25 @@ EstimationMethod: TypeAlias = Literal["off_diagonal", "off_diagonal_calibrated"]
 # The class that a row is counted as: the predicted class, or its class in the confident joint.
 Rule: TypeAlias = Literal["predicted_class", "confident_joint"]
 FilterName: TypeAlias = Literal[
-    "prune_by_class",
-    "prune_by_noise_rate",
     "both",
+    "prune_by_noise_rate",
+    "prune_by_class",
     "confident_learning",
-    "predicted_neq_given",
-    "low_normalized_margin",
     "low_self_confidence",
+    "low_normalized_margin",
+    "predicted_neq_given",
 ]
+Auto: TypeAlias = Literal["auto"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 ESTIMATION_METHODS: Final[tuple[EstimationMethod, ...]] = get_args(EstimationMethod)
 RULES: Final[tuple[Rule, ...]] = get_args(Rule)
-# What a label belongs to: a row, a pixel of a mask, a token of a sentence, one of the tags of an example.
-TASKS: Final = ("classification", "segmentation", "tokens", "tags")
+# Each task: the module with its `TASK`, which is imported when it is used.
+TASKS: Final = {
+    "classification": "labelsieve.find",
+    "segmentation": "labelsieve.segmentation.find",
+    "tokens": "labelsieve.token_classification.find",
+    "tags": "labelsieve.multilabel_classification.find",
+}
 # What becomes of rows whose decision is unsure, and of rows about which reviewers differ.
 UNSURE_RULES: Final = ("keep", "drop", "ignore")
 CONFLICT_RULES: Final = ("error", "keep", "last")
@@ -164,10 +177,11 @@ def batched_choices(
     return quality | _only("num_issue_kwargs", num_issue_kwargs, ("estimation_method", "rule"))
 
 
-def check_flag(name: str, value: object) -> None:
-    """Raise unless `value` is True or False."""
+def check_flag(name: str, value: object) -> bool:
+    """Return `value`, or raise unless it is True or False."""
     if not isinstance(value, bool):
         raise InvalidInputError(f"{name} must be True or False, not {value!r}")
+    return value
 
 
 def check_whole_number(name: str, value: object, at_least: int, otherwise: str = "") -> int:
@@ -229,10 +243,25 @@ def check_positive(name: str, value: object) -> float:
     return float(value)
 
 
-def check_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Raise unless `value` is one of the `allowed` words."""
+def check_one_of(name: str, value: object, allowed: Iterable[str]) -> str:
+    """Return `value`, or raise unless it is one of the `allowed` words."""
     if not isinstance(value, str) or value not in allowed:
         raise InvalidInputError(f"{name} must be one of {', '.join(allowed)}; not {value!r}")
+    return value
+
+
+def check_size(name: str, value: object) -> int | Auto:
+    """Return a number of rows or batches, or raise unless it is "auto" or a whole number of at least 1."""
+    if isinstance(value, str) and value == "auto":
+        return "auto"
+    return check_whole_number(name, value, 1, otherwise='"auto" or ')
+
+
+def check_share(name: str, value: object) -> float:
+    """Return `value` as a float, or raise unless it is a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
+        raise InvalidInputError(f"{name} must be a number from 0 to 1, not {value!r}")
+    return float(value)
 
 
 def _only(name: str, kwargs: Mapping[str, Any] | None, allowed: tuple[str, ...]) -> dict[str, Any]:
@@ -244,3 +273,181 @@ def _only(name: str, kwargs: Mapping[str, Any] | None, allowed: tuple[str, ...])
     if unknown:
         raise InvalidInputError(f"{name} has unknown keys {', '.join(unknown)}; allowed: {', '.join(allowed)}")
     return dict(kwargs)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: a keyword in Python, and an option on the command line.
+
+    Parameters
+    ----------
+    default : object
+        Its value if it is not given.
+    help : str
+        What the command line says of it; it does not have an option without help.
+    heading : str
+        Under which heading the command line lists it.
+    check : callable
+        Takes the name and a value, and returns the value to use or raises an `InvalidInputError`. The command line
+        knows the kinds of values that the ``check_...`` functions of this module take.
+    metavar : str, optional
+        What its value is called on the command line.
+    parse : callable, optional
+        Returns the value that a text on the command line stands for, or raises a ValueError.
+    """
+
+    default: Any = None
+    help: str = ""
+    heading: str = "Input"
+    check: Callable[[str, Any], Any] = lambda _, value: value
+    metavar: str | None = None
+    parse: Callable[[str], Any] | None = None
+
+    def checked(self, name: str, value: Any) -> Any:
+        """Return the value to use, or raise."""
+        return value if value is None and self.default is None else self.check(name, value)
+
+
+def _option(*args: Any, **kwargs: Any) -> Any:
+    """Return an `Option` as the value of an attribute that has another type."""
+    return Option(*args, **kwargs)
+
+
+def _count(at_least: int = 0) -> Callable[[str, Any], int]:
+    return partial(check_whole_number, at_least=at_least)
+
+
+def _n_jobs(name: str, value: object) -> int | None:
+    return None if value is None else check_whole_number(name, value, 1, otherwise="None or ")
+
+
+def _number_or(word: str, value: Any) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        if text != word and (not text.isdecimal() or int(text) < 1):
+            raise ValueError(f"{text!r} is neither {word!r} nor a whole number of at least 1")
+        return value if text == word else int(text)
+
+    return parse
+
+
+def _numbers(text: str) -> list[int]:
+    """Return whole numbers that are separated by commas, or those in a file."""
+    parts = text.split(",") if "," in text or text.isdecimal() else Path(text).read_text("utf-8").split()
+    if not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"{text!r} is not a list of whole numbers")
+    return [int(part) for part in parts]
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise ValueError("the path is empty")
+    return Path(text)
+
+
+def _label(text: str) -> int | str | None:
+    """Return the label that a text stands for: a number, a name, or a missing label."""
+    return int(text) if text.removeprefix("-").removeprefix("+").isdecimal() else text or None
+
+
+_METHOD, _MEMORY, _CLUSTER = "Method", "Memory and workdir", "Cluster and processes"
+
+
+class JobSettings:
+    """All options of `labelsieve.find_label_issues`, under the same names, and one of other tasks and of cleanlab.
+
+    Raises
+    ------
+    InvalidInputError
+        For a value that is not allowed.
+    """
+
+    data: Any = _option(
+        None, "A table in Parquet or Arrow files, whose columns are the inputs.", metavar="FILE|DIR|URL"
+    )
+    summaries: Any = _option(
+        help="A table of row summaries in Parquet or Arrow files, or the folder of a recorder, in place of the inputs.",
+        metavar="FILE|DIR|URL",
+    )
+    n_classes: int | None = _option(None, "With --summaries: the number of classes.", check=_count(2), metavar="K")
+    ignore_label: IgnoreLabel = _option(
+        NOTHING,
+        'Leave out rows with this label, such as -1 or 255; "" leaves out missing labels.',
+        check=lambda _, value: check_ignore_label(value),
+        metavar="LABEL",
+        parse=_label,
+    )
+    from_logits: bool = _option(False, "PRED_PROBS are logits: take the softmax of each row.", check=check_flag)
+    dtype: Any = _option(None, "What values of 16 bits without a dtype are.", metavar="bfloat16")
+    class_names: Sequence[str] | None = _option(
+        None, "File with one name per line, or a JSON list.", metavar="FILE", parse=_path
+    )
+    ids: Any = _option(
+        None,
+        "Your own names of the rows: .npy, Zarr, .csv, or one name per line; with --data: a column.",
+        metavar="FILE",
+    )
+    allow_zero_rows: bool = _option(False, "Accept rows that are all zeros.", check=check_flag)
+    allow_unnormalized_rows: bool | Literal["warn"] = _option(  # "warn" in cleanlab's batched API
+        False,
+        "Accept rows that do not sum to 1 within 0.05.",
+        check=lambda name, value: "warn" if isinstance(value, str) and value == "warn" else check_flag(name, value),
+    )
+    method: Method = _option("self_confidence", "Label quality score.", _METHOD)
+    adjust_pred_probs: bool = _option(False, "Subtract the class thresholds before scoring.", _METHOD, check_flag)
+    estimation_method: EstimationMethod = _option(
+        "off_diagonal", "How issues are counted.", _METHOD, partial(check_one_of, allowed=ESTIMATION_METHODS)
+    )
+    filter_by: FilterName | None = _option(None, "Which rows are issues: see below.", _METHOD, metavar="FILTER")
+    rank_by: Method | None = _option(None, "With --filter-by: the score that sorts the issues.", _METHOD)
+    rule: Rule | None = _option(None, "Which class a row is counted as.", _METHOD, partial(check_one_of, allowed=RULES))
+    frac_noise: float = _option(1.0, "Share to prune.", _METHOD, check_share, "SHARE")
+    num_to_remove_per_class: Sequence[int] | None = _option(
+        None, "Rows to prune, one number per class: 5,0,1.", _METHOD, metavar="N,N,...|FILE", parse=_numbers
+    )
+    min_examples_per_class: int = _option(1, "Rows per class that pruning leaves.", _METHOD, _count(), "N")
+    confident_joint: Any = _option()  # for the filters that prune
+    batch_size: int | Auto = _option(
+        "auto", "Rows that a thread holds at a time.", _MEMORY, check_size, "AUTO|N", _number_or("auto", "auto")
+    )
+    partition_batches: int | Auto = _option("auto", check=check_size)
+    max_memory: int | str | None = _option(
+        None, "Most memory of the process, or of each worker: 1GiB.", _MEMORY, metavar="SIZE"
+    )
+    workdir: str | os.PathLike[str] | None = _option(
+        None, "Keep finished partitions there, so that a killed run can resume.", _MEMORY, metavar="DIR|URL"
+    )
+    fresh: bool = _option(False, "Discard the contents of the workdir.", _MEMORY, check_flag)
+    wait: float = _option(
+        90,
+        "How long to wait for another run that uses the workdir or the output on a disk.",
+        _MEMORY,
+        check_seconds,
+        "SECONDS",
+    )
+    output: str | os.PathLike[str] | None = _option(
+        None, "Write to .npy, .csv, .parquet, or a .zarr group or URL, which the tasks write.", "Output"
+    )
+    progress: bool | None = _option()
+    client: Any = _option()
+    retries: int = _option(2, "How often a failed task is tried again.", _CLUSTER, _count(), "N")
+    n_jobs: int | None = _option(
+        1,
+        "Forked processes for .npy files on Linux; 1: threads.",
+        _CLUSTER,
+        _n_jobs,
+        "CORES|N",
+        _number_or("cores", None),
+    )
+
+    def __init__(self, **given: Any) -> None:
+        for name, option in OPTIONS.items():
+            setattr(self, name, option.checked(name, given.pop(name, option.default)))
+        if given:
+            raise TypeError(f"there are no settings {', '.join(given)}")
+
+    def changed(self, **changes: Any) -> JobSettings:
+        """Return the settings with other values for some."""
+        return JobSettings(**vars(self) | changes)
+
+
+OPTIONS: Final = {name: one for name, one in vars(JobSettings).items() if isinstance(one, Option)}

@@ -32,8 +32,8 @@ RUNS = """
 import faulthandler, signal, sys
 import numpy as np
 import labelsieve
-from labelsieve.cli.interrupts import leave_at_once
-from labelsieve.cli.interrupts import raising
+from labelsieve.cli.app import leave_at_once
+from labelsieve.cli.app import raising
 
 faulthandler.register(signal.SIGUSR1)
 leave_at_once()

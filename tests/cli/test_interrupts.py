@@ -60,7 +60,7 @@ def entry():
 @pytest.mark.parametrize(
     ("at", "number", "command"),
     [
-        ("labelsieve.cli.app", signal.SIGTERM, ("-m", "labelsieve")),
+        ("labelsieve.cli.options", signal.SIGTERM, ("-m", "labelsieve")),
         ("click", signal.SIGINT, ("-m", "labelsieve")),
         ("numpy", signal.SIGINT, ("-c", entry())),
         pytest.param("dask", signal.SIGTERM, ("-c", entry()), marks=pytest.mark.slow),

@@ -23,8 +23,8 @@ import labelsieve
 import labelsieve.cli
 import s3
 from draws import draw
-from labelsieve.cli.app import cli, run
-from labelsieve.cli.interrupts import is_json_wanted
+from labelsieve.cli.app import is_json_wanted, run
+from labelsieve.cli.options import cli
 from labelsieve.errors import InvalidInputError, UnreadableDataError, located
 from labelsieve.execution import graph as dask_job
 from labelsieve.execution import progress
@@ -236,7 +236,7 @@ def test_a_signal_during_the_run_is_an_object_too(tmp_path, number, name):
 
 IMPORTING = """
 import signal, sys
-from labelsieve.cli.interrupts import leave_at_once, only_answer_on_stdout, print_answer
+from labelsieve.cli.app import leave_at_once, only_answer_on_stdout, print_answer
 leave_at_once(["find", "--json"])
 if sys.argv[1] == "inside":
     with only_answer_on_stdout(is_due=True):

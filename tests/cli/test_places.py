@@ -82,6 +82,7 @@ def test_a_secret_in_a_bad_url_is_not_shown(data):
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("place", BAD)
 @pytest.mark.parametrize(
     "option",

@@ -85,7 +85,7 @@ def test_a_task_is_planned(task, capsys):
         (["--task", "segmentation", "masks.npy", "planes.npy", "--summaries", "s"], "--summaries takes the place"),
         (["--task", "segmentation", "labels.npy", "probs.npy"], "must have shape (N, H, W)"),
         (["--task", "pixels", "masks.npy", "planes.npy"], "'pixels' is not one of"),
-        (["--task", "tags", "tags.npy", "probs.npy", "--ignore-label", "0"], "'ignore_label'"),
+        (["--task", "tags", "tags.npy", "probs.npy", "--ignore-label", "0"], "--ignore-label is not for --task tags"),
     ],
 )
 def test_what_a_task_has_not_is_one_line(args, message, capsys):

@@ -166,6 +166,7 @@ def test_a_recording_gives_the_bits_of_threads(client, tmp_path, want):
     assert_same_bits(stored, want)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("filter_by", [None, "both"])
 @pytest.mark.parametrize("kept", ["workers", "store", "array"])
 def test_names_and_rows_without_a_label_give_the_bits_of_threads(client, stored, tmp_path, filter_by, kept):

@@ -62,6 +62,7 @@ def want():
     return find(LABELS, PROBS)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("settings", [{}, {"batch_size": 50, "partition_batches": 2, "filter_by": "both"}])
 def test_both_inputs_in_one_file(tmp_path, form, settings):
@@ -81,6 +82,7 @@ def test_the_name_of_the_only_array_may_be_left_out(want, tmp_path, form):
     assert open_pred_probs(probs).where == f"{probs}::other"
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("form", ["npz"])
 @pytest.mark.parametrize("dtype", [">f4", "f2", "f8"])
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -92,6 +94,7 @@ def test_npz_of_every_dtype_and_order(tmp_path, form, dtype, order):
     assert_same_bits(find(LABELS, f"{tmp_path}/p.npz::a.b/c", batch_size=70, partition_batches=1), want)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("label_dtype", [np.int64, np.int32, np.int16, np.int8, np.uint8, np.uint16])
 def test_safetensors_of_every_dtype(tmp_path, dtype, label_dtype):
@@ -307,6 +310,7 @@ def torch_file(path):
         archive.writestr("model/data/0", PROBS.tobytes())
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt", ""])
 @pytest.mark.parametrize("is_old", [False, True])
 def test_files_of_torch_are_refused_with_the_reason(tmp_path, suffix, is_old):

@@ -13,7 +13,8 @@ from click.testing import CliRunner
 
 import labelsieve
 import labelsieve.token_classification
-from labelsieve.cli.app import cli, run
+from labelsieve.cli.app import run
+from labelsieve.cli.options import cli
 from labelsieve.confident_learning.estimate import (
     Share,
     allocate,
@@ -320,7 +321,7 @@ def test_several_reviewers_are_settled_by_the_rule(known, tmp_path):
     ben = ann[:20].assign(decision=[*["keep", "other"] * 10])
     ben.to_csv(tmp_path / "ben.csv", index=False)
     differ = int((words[:20] != ben.decision).sum())
-    with pytest.raises(InvalidInputError, match=rf"differ in {differ} rows: .*choose a rule"):
+    with pytest.raises(InvalidInputError, match=rf"differ in {differ} rows?: .*choose a rule"):
         labelsieve.estimate(audit, [ann, tmp_path / "ben.csv"])
     last = labelsieve.estimate(audit, [ann, tmp_path / "ben.csv"], conflicts="last")
     words[:20] = ben.decision
@@ -488,7 +489,7 @@ def test_a_table_to_fill_in_is_read_again(known, tmp_path, names):
 def test_classes_that_are_not_known_say_how_they_would_be(known):
     _, is_wrong, issues = known
     audit = issues.audit(30)
-    with pytest.raises(KeyError, match=r"give labels= to issues\.audit"):
+    with pytest.raises(KeyError, match=r"give labels=\.\.\. to issues\.audit"):
         labelsieve.estimate(audit, is_wrong[audit.rows]).per_class[1]
 
 
@@ -773,7 +774,7 @@ def test_bad_decisions(known, tmp_path):
         ({"row": [row], "decision": ["yes"]}, rf"row {row:,} \(.*\): 'yes' is not a decision: they are accept"),
         (
             {"row": [row, row], "decision": ["keep", "other"]},
-            rf"differ in 1 rows: row {row:,} \(somebody: keep; somebody: other 'wrong'\)",
+            rf"differ in 1 row: row {row:,} \(somebody: keep; somebody: other 'wrong'\)",
         ),
         ({"row": ["x"], "decision": ["keep"]}, "'x' is not a row"),
         ({"row": [row, row], "decision": ["keep"]}, "the columns differ in length"),

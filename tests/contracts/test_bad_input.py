@@ -110,12 +110,14 @@ VALUES = [
 ]
 
 
+@pytest.mark.every_value
 @every_entry
 @pytest.mark.parametrize(("probs", "message"), [case[1:] for case in VALUES], ids=[case[0] for case in VALUES])
 def test_values_that_are_no_probabilities(entry, probs, message):
     assert message in refused(entry, LABELS, probs)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("method", ["normalized_margin", "confidence_weighted_entropy"])
 @pytest.mark.parametrize(("probs", "message"), [case[1:] for case in VALUES], ids=[case[0] for case in VALUES])
 def test_values_are_checked_under_every_score_without_noise(method, probs, message):
@@ -162,6 +164,7 @@ def test_a_value_slightly_above_one_is_the_predicted_class():
     assert (found.issues.suggested_labels[at], found.issues.p_suggested[at]) == (2, 1.00001)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 @pytest.mark.parametrize("method", ["self_confidence", "normalized_margin", "confidence_weighted_entropy"])
 def test_minus_zero_counts_as_zero(dtype, method):
@@ -202,6 +205,7 @@ def test_a_row_of_zeros_but_for_noise_is_no_zero_row():
     )
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("partition_batches", [1, "auto"])
 @pytest.mark.parametrize("batch_size", [1, 7, "auto"])
 @pytest.mark.parametrize("adjust", [False, True])
@@ -234,7 +238,7 @@ LABEL_VALUES = [
     ("big-endian", relabelled([9], 256, ">i2"), "1 label outside 0..3 in row 9 (first: 256)"),
     ("one-based", LABELS + 1, "labels outside 0..3"),
     ("list", relabelled([2], 7).tolist(), "1 label outside 0..3 in row 2 (first: 7)"),
-    ("float", LABELS.astype(float), "not float64: convert them with .astype(int) if all are whole numbers"),
+    ("float", LABELS.astype(float), "not float64: take labels = np.asarray(labels, int) if all are whole numbers"),
     ("float32", LABELS.astype("f4"), "labels must be integers 0..K-1, not float32"),
     ("complex", LABELS.astype(complex), "labels must be integers 0..K-1, not complex128"),
     ("object", LABELS.astype(object), "labels must be integers 0..K-1, not object"),
@@ -245,11 +249,11 @@ LABEL_VALUES = [
     ("sets", [{1}, *LABELS.tolist()[1:]], "labels is a list of lists: for rows with several labels"),
     ("tuples of arrays", tuple(np.array([k]) for k in LABELS), "for rows with several labels"),
     ("one-hot", np.eye(N_CLASSES, dtype=int)[LABELS], "not shape (300, 4): of one-hot rows take labels.argmax(axis=1)"),
-    ("predictions", PROBS, "not shape (300, 4): were pred_probs given as labels? Labels come first. Of one-hot rows"),
+    ("predictions", PROBS, "not shape (300, 4): were pred_probs given as labels, which come first?"),
     ("a column", LABELS[:, None], "labels must have one axis (N,), not shape (300, 1)"),
     ("a scalar", np.array(3), "labels must have one axis (N,), not shape ()"),
     ("table", pd.DataFrame({"a": LABELS, "b": LABELS}), "labels is a table of 2 columns"),
-    ("series of objects", pd.Series(LABELS, dtype=object), "integers 0..K-1: convert them with .astype(int)"),
+    ("series of objects", pd.Series(LABELS, dtype=object), "integers 0..K-1: take labels = np.asarray(labels, int)"),
     ("series of floats", pd.Series(LABELS, dtype=float), "labels must be integers 0..K-1, not float64"),
     ("nullable floats", pd.Series(LABELS, dtype="Float64"), "integers 0..K-1"),
     ("nullable", pd.Series(LABELS).astype("Int64").where(LABELS != 2), "missing values"),
@@ -258,6 +262,7 @@ LABEL_VALUES = [
 ]
 
 
+@pytest.mark.every_value
 @every_entry
 @pytest.mark.parametrize(
     ("labels", "message"), [case[1:] for case in LABEL_VALUES], ids=[case[0] for case in LABEL_VALUES]
@@ -270,15 +275,28 @@ def test_labels_that_are_no_labels(entry, labels, message):
 NAMES = [
     ("nan in list", [float("nan"), *LABELS.tolist()[1:]], "labels must be integers 0..K-1, not float64"),
     ("bool", LABELS > 1, "labels must be integers 0..K-1, not bool"),
-    ("strings", LABELS.astype(str), "labels must be integers 0..K-1, not <U21: map them to the columns"),
-    ("list of strings", ["cat"] * N_ROWS, "labels must be integers 0..K-1, not <U3: map them to the columns"),
-    ("bytes", LABELS.astype("S"), "labels must be integers 0..K-1, not |S21: map them to the columns"),
-    ("variable strings", LABELS.astype(np.dtypes.StringDType()), "0..K-1, not StringDType(): map them to the columns"),
-    ("series of strings", pd.Series(LABELS).astype(str), "integers 0..K-1: map them to the columns"),
-    ("categories", pd.Series(LABELS.astype(str)).astype("category"), "integers 0..K-1: map them to the columns"),
+    ("strings", LABELS.astype(str), "labels must be integers 0..K-1, not <U21: with class_names in the order of the"),
+    (
+        "list of strings",
+        ["cat"] * N_ROWS,
+        "labels must be integers 0..K-1, not <U3: with class_names in the order of the",
+    ),
+    ("bytes", LABELS.astype("S"), "labels must be integers 0..K-1, not |S21: with class_names in the order of the"),
+    (
+        "variable strings",
+        LABELS.astype(np.dtypes.StringDType()),
+        "0..K-1, not StringDType(): with class_names in the order of the",
+    ),
+    ("series of strings", pd.Series(LABELS).astype(str), "integers 0..K-1: with class_names in the order of the"),
+    (
+        "categories",
+        pd.Series(LABELS.astype(str)).astype("category"),
+        "integers 0..K-1: with class_names in the order of the",
+    ),
 ]
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry is not via_find])
 @pytest.mark.parametrize(("labels", "message"), [case[1:] for case in NAMES], ids=[case[0] for case in NAMES])
 def test_names_are_no_labels_without_a_result_that_has_names(entry, labels, message):
@@ -303,6 +321,7 @@ def test_masked_probabilities_are_counted():
 # Kinds, shapes and dtypes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_value
 @every_entry
 @pytest.mark.parametrize("n_labels", [0, 1, 299, 301])
 def test_lengths_that_differ_are_both_named(entry, n_labels):
@@ -335,6 +354,7 @@ if np.dtype(np.longdouble).itemsize > 8:
     SHAPES.append(("longdouble", PROBS.astype(np.longdouble), "pred_probs must be float16, float32 or float64, not"))
 
 
+@pytest.mark.every_value
 @every_entry
 @pytest.mark.parametrize(("probs", "message"), [case[1:] for case in SHAPES], ids=[case[0] for case in SHAPES])
 def test_pred_probs_of_the_wrong_shape_or_dtype(entry, probs, message):
@@ -363,6 +383,7 @@ def test_no_rows_in_any_storage(tmp_path):
     assert "no rows" in refused(find, np.empty(0, int), da.zeros((0, 3), chunks=(1, 3)))
 
 
+@pytest.mark.every_value
 @every_entry
 @pytest.mark.parametrize(
     "bad", [5, 0.5, {0: 1}, {1, 2}, b"bytes", object(), iter([1, 2])], ids=lambda bad: repr(bad)[:9]
@@ -387,6 +408,7 @@ def test_missing_arguments():
     assert refused(find, LABELS, None, error=InputTypeError) == "pred_probs is missing"
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("n_classes", [3, 5])
 @pytest.mark.parametrize("entry", ["update_confident_thresholds", "score_label_quality"])
 def test_num_class_other_than_the_columns(entry, n_classes):
@@ -508,7 +530,7 @@ def test_a_file_of_another_form_is_an_error(tmp_path, form):
 def test_the_advice_for_files_of_other_forms_works(tmp_path):
     want = find(LABELS, PROBS)
     table = _table(PROBS).assign(label=LABELS)
-    for form in ("parquet", "feather"):  # "give it as the table data, with the names of its columns"
+    for form in ("parquet", "feather"):  # "give it as data=..., with the names of its columns"
         getattr(table, f"to_{form}")(tmp_path / f"t.{form}")
         assert_same_bits(find("label", list(table.columns[:-2]), data=tmp_path / f"t.{form}"), want)
     h5py = pytest.importorskip("h5py")
@@ -548,18 +570,6 @@ def test_an_npy_file_under_another_name_is_read(tmp_path):
     with (tmp_path / "p.pt").open("wb") as file:
         np.save(file, PROBS)
     assert_same_bits(find(LABELS, tmp_path / "p.pt"), find(LABELS, PROBS))
-
-
-def test_the_line_that_maps_labels_gives_the_classes():
-    names = np.array(["ant", "bee", "cow", "dog"])
-    message = refused(via_batched, names[LABELS], PROBS)
-    by_columns, by_alphabet = re.findall(r"(number = .*?labels\]|class_names, labels = .*\))", message)
-    for line, known in ((by_columns, {"class_names": names.tolist()}), (by_alphabet, {})):
-        space = {"np": np, "labels": names[LABELS]} | known
-        exec(line, space)
-        found = find(space["labels"], PROBS, class_names=space["class_names"])
-        assert found.indices.tolist() == find(LABELS, PROBS).indices.tolist()
-        assert found.class_names == tuple(names)
 
 
 def test_wrong_dtypes_in_files_are_refused_before_they_are_read(tmp_path):
@@ -613,6 +623,7 @@ def test_dask_arrays_of_the_wrong_shape_or_dtype_are_refused_before_they_are_com
 PLACES = [f"partition {i} (rows {50 * i}..{50 * i + 49}) of a Dask array" for i in range(6)]
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
 @pytest.mark.parametrize(
     ("lie", "message"),
@@ -699,14 +710,15 @@ def test_the_message_of_the_troubled_input(message):
         "1 probability below 0 in row 131 (first: -0.5; at most 1e-3 outside [0, 1] is accepted); "
         "60 probabilities above 1 in rows 200..259 (first: 1.5; at most 1e-3 outside [0, 1] is accepted); "
         "11 rows of pred_probs that are all zeros, rows 95..105: missing chunk? "
-        "(find_label_issues(allow_zero_rows=True) accepts them); "
+        "If not, find_label_issues accepts them with allow_zero_rows=True; "
         "61 rows of pred_probs do not sum to 1 within 0.05, rows 131, 200..259 (first sum: 0.486834): "
-        "are these logits? find_label_issues(from_logits=True) (--from-logits) takes their softmax; elsewhere, "
-        "apply it: pred_probs = scipy.special.softmax(pred_probs, axis=1); "
+        "are these logits? find_label_issues takes them with from_logits=True; elsewhere, take "
+        "pred_probs = scipy.special.softmax(pred_probs, axis=1); "
         "4 labels outside 0..3 in rows 49..51, 250 (first: -1)"
     )
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("strip_bytes", [100, 1000, 4_000_000])
 @pytest.mark.parametrize("partition_batches", [1, 3, "auto"])
 @pytest.mark.parametrize("batch_size", [1, 7, 50, "auto"])
@@ -718,6 +730,7 @@ def test_the_message_is_the_same_for_any_batches_and_strips(
     assert refused(find, *troubled(), **settings) == message
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
 @pytest.mark.parametrize("chunks", [(10, 4), (101, 2), (300, 1)])
 def test_the_message_is_the_same_for_any_chunks_and_scheduler(message, tmp_path, chunks, scheduler):
@@ -750,6 +763,7 @@ def test_rows_are_those_of_the_whole_array_where_a_slice_was_not_given():
 # Settings --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("name", ["batch_size", "partition_batches"])
 @pytest.mark.parametrize("size", [0, -1, 1.5, 100.0, True, False, "big", "Auto", None, [10]])
 def test_sizes_must_be_whole_numbers_of_at_least_one(name, size):
@@ -905,6 +919,7 @@ def test_explained_functions_keep_their_signatures_and_names():
         find_label_issues(LABELS)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("name", ["adjust_pred_probs", "allow_zero_rows"])
 @pytest.mark.parametrize("bad", [1, 0, "yes", None])
 def test_flags_must_be_flags(name, bad):
@@ -936,6 +951,7 @@ def state(inspector):
     )
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("n_jobs", [1, 2])
 @pytest.mark.parametrize("estimation_method", ESTIMATION_METHODS.split(", "))
 def test_a_refused_batch_leaves_all_state_as_it_was(estimation_method, n_jobs):
@@ -1130,7 +1146,7 @@ def test_labels_of_dtype_object_are_named_for_what_they_hold():
     cases = {
         "2 missing values": [0, None, float("nan")],
         "for rows with several labels": [[0, 1], [1], [2]],
-        "not object: convert them with .astype(int)": [0, 1, 2],
+        "not object: take labels = np.asarray(labels, int)": [0, 1, 2],
         "labels have 2 distinct names ('a', 'b'); pred_probs has 4 classes": ["a", "b", "a"],
     }
     for message, values in cases.items():

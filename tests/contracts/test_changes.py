@@ -126,6 +126,7 @@ CHANGES = {
 # Files -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("number", [1, 6], ids=["first read", "last read"])
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, monkeypatch, change, number):
@@ -140,6 +141,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, monkeypatch,
     assert not out.exists()
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("what", ["labels", "pred_probs"])
 @pytest.mark.parametrize("kind", ["path", "memmap", "list"])
 def test_every_kind_of_file_is_watched(tmp_path, monkeypatch, kind, what):
@@ -434,6 +436,7 @@ CHUNK_CHANGES = {
 }
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("which", [max, to_come], ids=["a chunk that was read", "a chunk to come"])
 @pytest.mark.parametrize("change", CHUNK_CHANGES)
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -804,6 +807,7 @@ def test_chunks_at_urls_that_are_not_stored_are_said(request, place):
         find(LABELS, f"{url}/p.zarr")
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("cut", [{}, {"batch_size": 70}, READ_BY_BATCH], ids=["one partition", "cut chunks", "many"])
 @pytest.mark.parametrize("kind", ["npy", "zarr"])
 def test_one_failed_request_of_any_kind_ends_no_run(memory, monkeypatch, kind, cut):
@@ -926,6 +930,7 @@ def test_shards_of_labels_name_the_rows_of_the_whole(tmp_path):
     assert_same_bits(found, find(holes, PROBS))
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("layout", ["direct", "split classes", "shards"])
 @pytest.mark.parametrize("fill", [0, 1 / N_CLASSES, np.nan])
 def test_rows_without_stored_probabilities_are_an_error_before_anything_is_read(tmp_path, monkeypatch, layout, fill):
@@ -936,7 +941,7 @@ def test_rows_without_stored_probabilities_are_an_error_before_anything_is_read(
     with pytest.raises(InvalidInputError) as caught:
         find(LABELS, tmp_path / "probs.zarr")
     n, of = {"direct": (3, 6), "split classes": (9, 18), "shards": (3, 6)}[layout]
-    accepts = " (find_label_issues(allow_zero_rows=True) accepts them)" if fill == 0 else ""
+    accepts = " (find_label_issues accepts them with allow_zero_rows=True)" if fill == 0 else ""
     assert str(caught.value) == (
         f"{n} of {of} chunks of pred_probs are not stored in {tmp_path}/probs.zarr: nothing is stored of 300 rows "
         f"(100..299, 400..499), which would read as {fill:g}, the array's fill value{accepts}: missing chunk? Write "
@@ -968,6 +973,7 @@ def test_rows_of_which_some_classes_are_not_stored_are_said(tmp_path):
     assert_same_bits(found, find(LABELS, sparse))
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("location", ["start", "end"])
 @pytest.mark.parametrize("shape", [(650,), (650, 7)], ids=["labels", "probabilities"])
 def test_shards_that_are_missing_are_known(tmp_path, monkeypatch, shape, location):

@@ -163,6 +163,7 @@ def test_the_default_filter_prunes_by_noise_rate():
     assert want.tolist() == filter.find_label_issues(labels.tolist(), probs, n_jobs=2).tolist()
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("filter_by", ["confident_learning", "predicted_neq_given"])
 def test_masks_of_odd_data_are_those_of_cleanlab(data, filter_by):
     want = cleanlab.filter.find_label_issues(*data, filter_by=filter_by, n_jobs=1)
@@ -187,6 +188,7 @@ def test_ranked_rows_are_those_of_cleanlab(real_datasets, method, adjust):
         np.testing.assert_allclose(scores[want], scores[got], rtol=0, atol=1e-12)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("filter_by", PRUNING)
 @pytest.mark.parametrize("kind", ["own", "calibrated", "float", "ones", "other"])
 def test_a_given_joint_prunes_as_in_cleanlab(filter_by, kind):
@@ -237,6 +239,7 @@ def test_labels_that_are_not_predicted_are_those_of_cleanlab(data):
     assert want.tolist() == got.tolist()
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("calibrate", [True, False])
 @pytest.mark.parametrize("filter_by", PRUNING)
 def test_issues_by_the_confusion_matrix_are_those_of_cleanlab(real_datasets, calibrate, filter_by):
@@ -348,10 +351,12 @@ def test_what_filters_refuse():
 
 
 def test_a_joint_with_a_filter_that_has_no_use_for_it_is_refused_by_a_job():
-    from labelsieve.job.inputs import JobSettings
+    from labelsieve.job.job import Job
+    from labelsieve.options import JobSettings
 
+    labels, probs = draw(20, 2, seed=15)
     with pytest.raises(InvalidInputError, match="filter_by='confident_learning' does not use confident_joint"):
-        JobSettings(filter_by="confident_learning", confident_joint=np.ones((2, 2)))
+        Job(labels, probs, JobSettings(filter_by="confident_learning", confident_joint=np.ones((2, 2))))
 
 
 def test_rows_that_do_not_sum_to_1_are_a_warning_as_cleanlab_takes_them():
@@ -369,6 +374,7 @@ def test_rows_that_do_not_sum_to_1_are_a_warning_as_cleanlab_takes_them():
 # rank ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize(("method", "adjust"), naive.CLEANLAB_METHODS)
 def test_scores_are_those_of_cleanlab(data, method, adjust):
     how = {"method": method, "adjust_pred_probs": adjust}
@@ -436,6 +442,7 @@ def test_what_ensembles_refuse_by_assertion_as_cleanlab():
 # count ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("calibrate", [True, False])
 @pytest.mark.parametrize("given", [None, 0.3, 0.0, "classes"])
 def test_joints_and_rows_off_the_diagonal_are_those_of_cleanlab(data, calibrate, given):
@@ -472,6 +479,7 @@ def test_calibrated_joints_are_those_of_cleanlab(data):
     np.testing.assert_array_equal(cleanlab.count.estimate_joint(labels, probs), count.estimate_joint(labels, probs))
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("method", ["off_diagonal", "off_diagonal_calibrated", "off_diagonal_custom"])
 def test_the_number_of_issues_is_that_of_cleanlab(data, method):
     joint = {} if method != "off_diagonal_custom" else {"confident_joint": np.ones((data[1].shape[1],) * 2, int)}
@@ -479,6 +487,7 @@ def test_the_number_of_issues_is_that_of_cleanlab(data, method):
     assert want == count.num_label_issues(*data, estimation_method=method, **joint)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("converge", [True, False])
 @pytest.mark.parametrize("py_method", ["cnt", "eqn", "marginal", "marginal_ps"])
 def test_latent_estimates_are_those_of_cleanlab(real_datasets, py_method, converge):
@@ -621,6 +630,7 @@ def inputs_of(labels, probs, kind):
     return {"labels": labels, "confident_joint": joint}
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("kind", ["data", "joint", "counts"])
 @pytest.mark.parametrize("names", [False, True])
 def test_tables_are_those_of_cleanlab(data, kind, names):

@@ -66,6 +66,7 @@ def test_the_number_of_issues_is_that_of_cleanlab(dataset, method):
     assert want == count.num_label_issues(*dataset, estimation_method=method, **CUT)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("kind", ["dense", "csr", "coo", "float", "lists"])
 def test_the_number_of_issues_in_a_given_joint_is_that_of_cleanlab(dataset, kind):
     labels, probs = wide(*dataset)
@@ -108,6 +109,7 @@ def test_the_joint_distribution_is_that_of_cleanlab(dataset):
     assert cleanlab.count.estimate_joint(None, None, confident_joint=calibrated).tobytes() == got.tobytes()
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("py_method", PY_METHODS)
 @pytest.mark.parametrize("converge", [False, True])
 def test_the_latent_matrices_are_those_of_cleanlab(dataset, py_method, converge):
@@ -246,6 +248,7 @@ def inspected(labels, probs, n_batches, n_jobs=1, **counting):
     return lab
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize(("cut", "method"), in_turn([(1, 1), (7, 1), (2, 2)], naive.COUNTS))
 def test_label_inspector_counts_by_the_confident_joint_where_asked(dataset, method, cut):
     labels, probs = dataset

@@ -81,6 +81,7 @@ def store_masks(form, folder, masks):
     return path, folder / "out.zarr", lambda place: zarr.open_array(place, mode="r")[:]
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", ["u1", "i8", ">i4"])
 @pytest.mark.parametrize("form", ["npy", "npy fortran", "zarr", "zarr sharded", "zarr v2"])
 def test_masks_on_disk(tmp_path, form, dtype):
@@ -473,6 +474,7 @@ def matrix_of(lists, dtype=np.uint8):
     return np.array([[tag in one for tag in range(5)] for one in lists], dtype)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", ["u1", "?", "f4", "i8"])
 @pytest.mark.parametrize("form", ["npy", "zarr", "array", "frame", "shards"])
 def test_a_matrix_of_tags(tmp_path, tagged, form, dtype):
@@ -501,6 +503,7 @@ def test_a_matrix_of_tags(tmp_path, tagged, form, dtype):
     assert np.array_equal(matrix, matrix_of(lists, dtype)), "the input is untouched"
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("form", [*FORMS, "parquet"])
 def test_lists_of_tags(tmp_path, monkeypatch, tagged, form, named):
@@ -580,9 +583,14 @@ def test_reviews_and_audits_take_labels_in_the_form_of_the_task(tmp_path):
 ONE = {"row": [1], "given_label": [1], "decision": ["other"], "label": [0]}
 TAGS = {"row": [1], "given_label": [2], "decision": ["accept"], "label": [3]}
 BAD = {
-    "lists of lists": ([[0, 1], [1]], ONE, {}, "lists of lists: say what they are: task='tokens'"),
-    "a matrix": (np.zeros((3, 2), int), ONE, {}, r"one axis \(N,\), not shape \(3, 2\); of more axes say what"),
-    "a column of lists": (pd.Series([[0, 1], [1]]), ONE, {}, "of lists say what they are"),
+    "lists of lists": (
+        [[0, 1], [1]],
+        ONE,
+        {},
+        "lists of lists: give task='tokens', task='tags' or task='segmentation'",
+    ),
+    "a matrix": (np.zeros((3, 2), int), ONE, {}, r"one axis \(N,\), not shape \(3, 2\); for more axes give task="),
+    "a column of lists": (pd.Series([[0, 1], [1]]), ONE, {}, "for lists give task="),
     "a task that is none": ([[0, 1]], ONE, {"task": "token"}, "task"),
     "a row beyond the tokens": (
         [[0, 1], [1]],
@@ -669,7 +677,7 @@ def test_bad_files(tmp_path):
     path = tmp_path / "t.parquet"
     parquet.write_table(pa.table({"x": pa.array([[0], None, [1]])}), path)
     refused(InvalidInputError, "null in place of a list", tmp_path, path, ONE, task="tokens")
-    refused(InvalidInputError, "of lists say what they are", tmp_path, path, ONE)
+    refused(InvalidInputError, "for lists give task=", tmp_path, path, ONE)
     refused(InvalidInputError, "segmentation.* is not for a column", tmp_path, path, ONE, task="segmentation")
     parquet.write_table(pa.table({"x": [[0], [7], [1]]}), path)
     choices = {"task": "tags", "class_names": ["a", "b"]}

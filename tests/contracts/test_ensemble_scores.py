@@ -72,6 +72,7 @@ def test_weights_that_are_not_known_are_refused():
     assert labelsieve.plan_label_issues(labels, Ensemble(members, "accuracy")).n_partitions == 1
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("weighting", ["uniform", "accuracy", "log_loss_search", "custom"])
 @pytest.mark.parametrize(("method", "adjust"), SETTINGS)
 @pytest.mark.parametrize("dtype", ["f8", "f4"])

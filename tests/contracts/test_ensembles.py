@@ -68,6 +68,7 @@ def tied(n_rows=500, n_classes=40, seed=0):
     return np.where(rng.random(n_rows) < 0.5, high, low), members
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("dtypes", ["f4 f4 f4", "f2 f2 f2", "f8 f8 f8", "f2 f4 f8", "f2 f4 >f4"])
 @pytest.mark.parametrize("n_classes", [2, 40])
@@ -79,6 +80,7 @@ def test_the_mean_has_the_bits_of_the_naive_one(n_classes, dtypes, weights):
         assert bits(find(labels, Ensemble(members, weights), batch_size=17, partition_batches=3)) == bits(want)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("weights", [None, (1, 1, 1), (0.3, 0.3, 0.4), (3, 1, 2)])
 @pytest.mark.parametrize("dtype", ["f4", "f8", "f2"])
 def test_ties_and_near_ties_go_to_the_class_of_the_naive_mean(dtype, weights):
@@ -115,6 +117,7 @@ def test_random_members_have_the_bits_of_the_naive_mean():
         assert bits(find(labels, Ensemble(members, weights))) == bits(want), seed
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("n_classes", [6, 40])
 @pytest.mark.parametrize("filter_by", FILTERS)
 def test_all_filters(filter_by, n_classes):
@@ -158,6 +161,7 @@ def places(folder, members):
     return found
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("kinds", ["npy, zarr, zarr", "npy, Fortran, shards", "memory, memmap, list", "nested"])
 @pytest.mark.parametrize("n_classes", [5, 40])
 def test_members_of_all_kinds(tmp_path, kinds, n_classes):

@@ -168,5 +168,4 @@ def test_an_executor(tmp_path, choices, kept):
         choices = choices | {"workdir": tmp_path / "work"}
     cut = {"batch_size": 70, "partition_batches": 2}
     assert_same_bits(find(LABELS, PROBS, client=executor, **choices, **cut), find(LABELS, PROBS, **choices))
-    assert executor.names[0] == "scan"
-    assert ("margins" in executor.names) == ("filter_by" in choices)
+    assert executor.names[0].startswith("scan")

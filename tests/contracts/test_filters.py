@@ -108,6 +108,7 @@ def assert_cleanlab(labels, probs, filter_by, rank=("self_confidence", False), *
     return got
 
 
+@pytest.mark.every_pair
 @every_filter
 @pytest.mark.parametrize("rank", naive.CLEANLAB_METHODS, ids=str)
 def test_rows_and_order_are_those_of_cleanlab(dataset, filter_by, rank):
@@ -115,6 +116,7 @@ def test_rows_and_order_are_those_of_cleanlab(dataset, filter_by, rank):
     assert found.num_issues > 0
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("filter_by", PRUNING)
 @pytest.mark.parametrize("options", OPTIONS[1:], ids=str)
 @pytest.mark.filterwarnings("ignore:.* no more than:labelsieve.LabelsieveWarning")
@@ -174,7 +176,7 @@ def small_rounds(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("shape", "filter_by", "few_pairs"), in_turn([None, *SHAPES], PRUNING, [0, 4096], times=3), ids=str
+    ("shape", "filter_by", "few_pairs"), in_turn([None, *SHAPES], PRUNING, [0, 4096], times=2), ids=str
 )
 @pytest.mark.filterwarnings("ignore:.* no more than:labelsieve.LabelsieveWarning")
 def test_rounds_change_no_row(monkeypatch, small_rounds, few_pairs, filter_by, shape):
@@ -223,7 +225,6 @@ def all_bits(found):
     [
         *in_turn(FILTERS, [("self_confidence", False), ("normalized_margin", True)]),
         ("predicted_neq_given", ("self_confidence", False)),
-        ("predicted_neq_given", ("normalized_margin", True)),
     ],
     ids=str,
 )
@@ -441,7 +442,7 @@ def test_choices_that_mean_nothing_are_refused_before_anything_is_read(choices, 
 
 @pytest.mark.parametrize("filter_by", FILTERS[:4])
 def test_choices_that_do_nothing_are_said_to(filter_by):
-    with pytest.warns(LabelsieveWarning, match=f"filter_by='{filter_by}' does not use frac_noise: they have no effect"):
+    with pytest.warns(LabelsieveWarning, match=f"filter_by='{filter_by}' does not use frac_noise"):
         found = find(filter_by=filter_by, frac_noise=0.5)
     assert bits(found) == bits(find(filter_by=filter_by))
 

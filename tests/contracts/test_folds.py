@@ -57,6 +57,7 @@ def test_all_filters(filter_by):
     assert_same_bits(find(LABELS, folds, filter_by=filter_by, **CUT), find(LABELS, PROBS, filter_by=filter_by))
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("kind", SPREADS)
 @pytest.mark.parametrize("stored", ["npy", "zarr"])
 def test_files(tmp_path, kind, stored, want):

@@ -48,6 +48,7 @@ def shared():
 # The same bits ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("n_jobs", [2, 3, None])
 @pytest.mark.parametrize("settings", ALL_SETTINGS, ids=str)
 def test_forked_processes_give_the_same_bits(settings, n_jobs):
@@ -55,6 +56,7 @@ def test_forked_processes_give_the_same_bits(settings, n_jobs):
     assert_same_bits(find(LABELS, PROBS, n_jobs=n_jobs, batch_size=90, **settings), want)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("batch_size", [1, 37, 999, "auto"])
 @pytest.mark.parametrize("dtype", ["f2", ">f4", "f8"])
 def test_forked_processes_give_the_same_bits_for_any_batch_and_dtype(batch_size, dtype):
@@ -62,6 +64,7 @@ def test_forked_processes_give_the_same_bits_for_any_batch_and_dtype(batch_size,
     assert_same_bits(find(LABELS.astype("u1"), probs, n_jobs=2, batch_size=batch_size), find(LABELS, probs))
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("n_jobs", [2, 3, None])
 @pytest.mark.parametrize("settings", ALL_SETTINGS, ids=str)
 def test_the_inspector_gives_the_same_bits_from_forked_processes(settings, n_jobs):
@@ -516,6 +519,7 @@ def test_an_imported_but_idle_distributed_does_not_stop_the_pool():
         assert_same_bits(find(LABELS, PROBS, n_jobs=2, batch_size=50), find(LABELS, PROBS))
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("n_jobs", [2, None])
 @pytest.mark.parametrize("system", ["Windows", "Darwin"])
 def test_elsewhere_than_linux_one_job_is_all_and_it_says_so(monkeypatch, capsys, system, n_jobs):
@@ -550,6 +554,7 @@ def test_none_takes_the_physical_cores_or_the_logical_ones_where_unknown(monkeyp
 # split_arr -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("chunksize", [1, 2, 3, 7, 10, 11, 100])
 @pytest.mark.parametrize("shape", [(0,), (1,), (10,), (10, 3), (23,)])
 def test_split_arr_is_cleanlabs(shape, chunksize):

@@ -414,7 +414,6 @@ def bucket():
         [{}, {"shards": (20, K)}, {"zarr_format": 2}, {"compressors": None}],
         ["disk", "url"],
         [{}, {}, {"filter_by": "both"}],
-        times=2,
     ),
     ids=str,
 )

@@ -30,9 +30,29 @@ def test_an_example_whose_result_is_another_one_fails():
         type_in("pycon", ">>> 1 + 1\n3\n", {}, "a page")
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", *GUIDES], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", ROOT / "tests/README.md", *GUIDES], ids=lambda path: path.relative_to(ROOT).as_posix()
+)
 def test_links_lead_to_files_and_headings(path):
     assert broken_links(path) == []
+
+
+def test_every_promise_is_held_by_a_test_and_every_file_of_tests_holds_one():
+    readme, table = ((ROOT / place).read_text(encoding="utf-8") for place in ("README.md", "tests/README.md"))
+    rows = re.findall(r"^\| (.*?) \| (.*) \|$", table, re.MULTILINE)
+    held = {promise: set(re.findall(r"\]\((.*?\.py)\)", files)) for promise, files in rows}
+    guaranteed = re.findall(r"^\| \*\*(.*?)\*\* \|.*\| (.*) \|$", readme, re.MULTILINE)
+    assert len(guaranteed) >= 9
+    for promise, files in guaranteed:
+        shown = {place.removeprefix("tests/") for place in re.findall(r"\]\((.*?\.py)\)", files)}
+        assert shown
+        assert {place for place in shown if not place.startswith("benchmarks/")} <= held[promise]
+    files = {
+        f"{folder}/{path.name}"
+        for folder in ("contracts", "faults", "cli", "cluster")
+        for path in (ROOT / "tests" / folder).glob("test_*.py")
+    }
+    assert files <= set().union(*held.values())
 
 
 def test_readme_leads_to_every_guide():

@@ -93,6 +93,7 @@ def test_the_documented_way_without_stored_results(want):
     assert_same_array(lowest, np.argsort(want.scores, kind="stable")[: want.estimated_num_issues])
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("method", ["self_confidence", "normalized_margin", "confidence_weighted_entropy"])
 @pytest.mark.parametrize("estimation_method", ["off_diagonal", "off_diagonal_calibrated"])
 @pytest.mark.parametrize("adjust", [False, True])

@@ -75,6 +75,7 @@ def assert_same(found, wanted, rows=None):
     assert found.confident_thresholds.tobytes() == wanted.confident_thresholds.tobytes()
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("names", [None, NAMES])
 def test_names_are_their_classes(kind, names, tmp_path):
@@ -197,6 +198,7 @@ def test_one_name_for_two_classes_is_refused():
 # Rows without a label ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("kind", ["text", "bytes", "variable", "list", "series", "dask", "npy", "zarr", "categories"])
 @pytest.mark.parametrize("names", [None, NAMES])
 def test_a_name_is_ignored(kind, names, tmp_path):
@@ -279,6 +281,7 @@ COLUMNS = {
 }
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("place", ["memory", "parquet", "arrow", "shards"])
 @pytest.mark.parametrize("kind", COLUMNS)
 def test_nulls_in_a_column_are_rows_without_a_label(kind, place, tmp_path):
@@ -362,6 +365,7 @@ def test_forks_read_labels_of_names(tmp_path):
 # The table of names ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("n_names", [1, 2, 37, 1000, 5000])
 @pytest.mark.parametrize("kind", ["U", "S", "O", "T"])
 def test_a_table_finds_each_name_and_no_other(n_names, kind):

@@ -55,6 +55,7 @@ def test_every_score(method, adjust):
     assert_same_bits(found(LOGITS, **settings), find(LABELS, PROBS, **settings))
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, ">f4"])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_every_dtype_and_layout(dtype, order):
@@ -63,6 +64,7 @@ def test_every_dtype_and_layout(dtype, order):
     assert_same_bits(find(labels, np.asarray(logits, order=order), from_logits=True), want)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("strip_bytes", [50, 1000])
 @pytest.mark.parametrize("sizes", [(1, "auto"), (7, 3), (100, 1)])
 def test_bits_do_not_depend_on_batches_and_strips(want, monkeypatch, sizes, strip_bytes):
@@ -103,6 +105,7 @@ def place(request, tmp_path):
     return tmp_path / "x.zarr"
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("settings", [{}, {"filter_by": "both"}, {"batch_size": 30, "partition_batches": 2}])
 def test_stored_logits(want, place, settings):
     expected = find(LABELS, PROBS, **settings)
@@ -140,6 +143,7 @@ def test_other_schedulers_and_output(want, tmp_path):
     assert np.asarray(got.scores).tobytes() == want.scores.tobytes()
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("is_folder", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_workdir_of_logits_is_refused_for_probabilities(tmp_path, is_folder, dtype):
@@ -219,6 +223,7 @@ BAD = [
 ]
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize(("kind", "message"), BAD)
 @pytest.mark.parametrize("batch_size", [7, "auto"])
 def test_bad_logits_are_errors_with_their_rows(kind, message, batch_size, tmp_path):

@@ -161,6 +161,7 @@ def test_places_of_pictures_are_passed_on(tmp_path):
         assert [one["image"] for one in data] == [places[one["row"]] for one in data]
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("form", ["json", "json-min"])
 @pytest.mark.parametrize("labels_are", ["numbers", "names", "numbers with names"])
 def test_decisions_come_back(tmp_path, form, labels_are):
@@ -395,7 +396,7 @@ BAD = {
     "a negative row": (changed(lambda tasks: tasks[0]["data"].update(row=-1)), "-1 is not a row"),
     "unknown row": (changed(lambda tasks: tasks[0]["data"].update(row=4000)), "there is no such row"),
     "a label that is a list": (changed(lambda tasks: tasks[0]["data"].update(given_label=[1])), "which is not a label"),
-    "another given label": (changed(lambda tasks: None), "given labels are not those in labels"),
+    "another given label": (changed(lambda tasks: None), "given labels? differs? from labels"),
     "tasks of several results": (
         changed(lambda tasks: tasks[0]["data"].update(given_label=5)),
         "the choice .* stands for .* here and for .* elsewhere: are these tasks of several results",

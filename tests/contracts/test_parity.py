@@ -50,6 +50,7 @@ def assert_same_rows(want, got, scores):
     assert set(want.tolist()) ^ set(got.tolist()) <= tied
 
 
+@pytest.mark.every_pair
 @every_choice
 @every_count
 def test_the_documented_function_finds_the_rows_that_cleanlab_finds(dataset, method, adjust, count):
@@ -63,6 +64,7 @@ def test_the_documented_function_finds_the_rows_that_cleanlab_finds(dataset, met
     assert (np.diff(scores[got]) >= -1e-12).all()
 
 
+@pytest.mark.every_pair
 @every_choice
 @every_count
 def test_label_inspector_agrees_with_cleanlab(dataset, method, adjust, count):

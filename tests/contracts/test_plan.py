@@ -76,6 +76,7 @@ CASES = [(settings, cut) for settings in SETTINGS for cut in (CUT, {"batch_size"
 CASES += [(settings, {"batch_size": 7, "partition_batches": 1}) for settings in (SETTINGS[0], SETTINGS[-1])]
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize(("settings", "cut"), CASES, ids=str)
 def test_tasks_in_memory_are_as_planned(n_threads, settings, cut):
     choices = {**settings, **cut}
@@ -89,6 +90,7 @@ def test_tasks_in_memory_are_as_planned(n_threads, settings, cut):
 
 
 # All filters are planned alike where tasks write; one of each kind is enough beside the scores.
+@pytest.mark.every_value
 @pytest.mark.parametrize(
     ("settings", "cut"),
     [
@@ -196,6 +198,7 @@ class CountingStore(zarr.storage.MemoryStore):
         return await super().get(key, prototype, byte_range)
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize(("share", "batch_rows"), [(1, 500), (1e-5, 125), (4e-6, 50), (2.4e-6, 30)])
 @pytest.mark.parametrize("settings", [{}, {"method": "normalized_margin", "adjust_pred_probs": True}], ids=str)
 @pytest.mark.parametrize("partition_batches", [1, 3])
@@ -237,6 +240,7 @@ def test_the_cut_is_that_of_a_run(tmp_path):
     assert (plan.batch_rows, plan.n_batches, plan.n_partitions) == (280, 8, 4)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("method", ["self_confidence", "normalized_margin"])
 def test_sizes_of_what_is_kept_and_given_out(tmp_path, dtype, method):

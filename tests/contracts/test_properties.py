@@ -310,7 +310,7 @@ def test_the_documented_call_and_its_mask_are_the_modern_result(rows, choice, co
         ],
         naive.METHODS,
         naive.COUNTS,
-        times=5,
+        times=3,
     ),
     ids=str,
 )

@@ -136,6 +136,7 @@ BATCHES = [7, 40, 100, 250, "auto"]
 PARTITIONS = [1, 3, "auto"]
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("partition_batches", PARTITIONS)
 @pytest.mark.parametrize("batch_size", BATCHES)
 def test_each_stored_chunk_is_decoded_once_on_the_direct_path(tmp_path, decoded, batch_size, partition_batches):
@@ -145,6 +146,7 @@ def test_each_stored_chunk_is_decoded_once_on_the_direct_path(tmp_path, decoded,
     assert (found.facts.n_reads, found.facts.bytes_read) == (1, PROBS.nbytes)
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("partition_batches", PARTITIONS)
 @pytest.mark.parametrize("batch_size", BATCHES)
 @pytest.mark.parametrize("layout", [{"chunks": (40, 6)}, {"chunks": (40, 4)}, {"chunks": (40, 6), "zarr_format": 2}])
@@ -193,6 +195,7 @@ def test_results_are_at_hand_without_another_read(tmp_path, decoded, settings):
     assert decoded.total() == n_decoded
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("batch_size", [7, 64, "auto"])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_the_bytes_of_an_npy_file_are_read_once(tmp_path, monkeypatch, order, batch_size):
@@ -213,6 +216,7 @@ def test_the_bytes_of_an_npy_file_are_read_once(tmp_path, monkeypatch, order, ba
     assert all(a[1] == b[0] for a, b in pairwise(intervals)), "no gap and no overlap"
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("chunks", [(100, 6), (100, 4), ((1, 299, 700), (6,))], ids=str)
 @pytest.mark.parametrize("settings", [{}, {"method": "normalized_margin"}, {"partition_batches": 1}])
 def test_the_blocks_of_a_dask_array_are_computed_once(chunks, settings):
@@ -418,6 +422,7 @@ def test_a_batch_is_a_whole_number_of_stored_chunks(tmp_path, batch_size):
     assert rows[0] == max(40, batch_size - batch_size % 40)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("row_chunk", [30, 130, 700])
 @pytest.mark.parametrize("batch_size", [40, 100, "auto"])
 def test_labels_whose_chunks_batches_would_cut_are_read_once(batch_size, row_chunk):

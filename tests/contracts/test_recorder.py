@@ -554,6 +554,7 @@ def test_rows_that_were_never_recorded(tmp_path):
     assert caught.value.rows == ((5, 6), (70, 73))
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("cut", [{}, {"batch_size": 31, "partition_batches": 2}])
 @pytest.mark.parametrize("scattered", [True, False])
 def test_a_row_that_was_never_recorded_has_no_label(tmp_path, scattered, cut, small_blocks):
@@ -569,6 +570,7 @@ def test_a_row_that_was_never_recorded_has_no_label(tmp_path, scattered, cut, sm
     assert np.flatnonzero(np.isnan(got.scores)).tolist() == gone
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("numbered", [True, False])
 @pytest.mark.parametrize("settings", [{}, {"from_logits": True, "scores": ("normalized_margin",)}])
 def test_rows_that_are_given_without_a_label(tmp_path, numbered, settings):
@@ -806,6 +808,7 @@ EXACT = [
 ]
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("settings", EXACT)
 @pytest.mark.parametrize("n_classes", [6, 60])
 def test_the_exact_rule_on_the_largest_probabilities(tmp_path, settings, n_classes, small_blocks):

@@ -143,6 +143,7 @@ def test_bfloat16_is_widened(tmp_path, kind, monkeypatch):
     assert_same_bits(find_recorded(tmp_path), find(LABELS, wide))
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("from_logits", [False, True])
 def test_a_large_batch_takes_little_memory_beyond_it(tmp_path, dtype, from_logits):

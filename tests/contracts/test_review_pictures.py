@@ -43,6 +43,7 @@ def files(tmp_path):
 # Arrays ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("channels", [(), (1,), (3,), (4,)])
 @pytest.mark.parametrize("kind", ["memory", "npy", "zarr"])
 def test_arrays_are_read_row_by_row(tmp_path, channels, kind):

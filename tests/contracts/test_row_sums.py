@@ -77,6 +77,7 @@ def test_the_rows_are_those_that_loops_find_whatever_the_strips_and_the_dtype(pr
             assert rows_of(findings, "loose_sum") == loose
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("n_classes", [2, 10, 33, 1000])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_approximate_sums_are_well_within_the_margin(dtype, n_classes):
@@ -153,6 +154,7 @@ KINDS = {
 }
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(("probs", "cause"), KINDS.values(), ids=list(KINDS))
 def test_what_they_look_like_is_said(probs, cause, dtype):
@@ -165,7 +167,7 @@ def test_what_they_look_like_is_said(probs, cause, dtype):
     assert f"{n_bad} rows of pred_probs do not sum to 1 within 0.05, rows " in text
     assert cause in text
     # Values outside [0, 1] would still be errors.
-    accepted = " To use such rows as they are: allow_unnormalized_rows=True (--allow-unnormalized-rows)"
+    accepted = ", or give allow_unnormalized_rows=True to use such rows as they are"
     assert text.endswith(accepted) == (probs.min() >= 0 and probs.max() <= 1)
 
 

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 import labelsieve
 from draws import draw, find
-from labelsieve.cli.app import cli, run
+from labelsieve.cli.app import run
+from labelsieve.cli.options import cli
 from labelsieve.confident_learning.misfit import RowSample
 from labelsieve.confident_learning.summarize import Summarizer, is_ignored, label_column
 from labelsieve.errors import InvalidInputError, LabelsieveWarning
@@ -61,6 +62,7 @@ def assert_same_answer(found, alone, rows=ROWS):
     assert found.facts.misfit == alone.facts.misfit
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("filter_by", [None, *FILTER_NAMES])
 @pytest.mark.parametrize("scores", SCORES, ids=str)
 def test_the_answer_is_that_of_the_other_rows(filter_by, scores, tmp_path):
@@ -93,6 +95,7 @@ def test_a_number_that_the_labels_cannot_hold_ignores_nothing():
         assert_same_answer(found, find(labels, probs), np.arange(N_ROWS))
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("filter_by", [None, "both", "confident_learning"])
 @pytest.mark.parametrize("kind", ["npy", "zarr", "coarse labels", "shards", "dask", "forks", "little memory"])
 def test_every_way_in_leaves_the_same_rows_out(kind, filter_by, tmp_path):

@@ -94,6 +94,7 @@ def test_labels_of_every_integer_dtype(want, dtype, tmp_path):
     assert_same_bits(find(tmp_path / "labels.npy", PROBS), want)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("layout", ["C", "Fortran", "steps", "backwards", "a column slice"])
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)
 def test_pred_probs_of_every_dtype_and_layout(dtype, layout):
@@ -129,6 +130,7 @@ def test_masked_arrays_without_masked_values_are_arrays(want):
 # Files and memmaps -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("kind", [str, Path])
 @pytest.mark.parametrize("dtype", ["<f8", ">f8"])
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -146,6 +148,7 @@ def test_npy_files_of_every_format_version(want, tmp_path, version):
     assert_same_bits(find(LABELS, tmp_path / "p.npy"), want)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("mode", ["r", "r+", "c"])
 def test_memmaps_in_every_mode(want, tmp_path, mode, order):
@@ -163,6 +166,7 @@ def test_raw_memmaps_with_an_offset(want, tmp_path, order):
     assert isinstance(open_pred_probs(probs), NpySource)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize(
     "rows", [slice(17, 430), slice(0, 499), slice(250, None), slice(5, 480, 3), slice(None, None, -1)]
 )
@@ -223,6 +227,7 @@ def test_a_memmap_outlives_its_file(want, tmp_path):
 # Zarr ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("codec", CODECS, ids=lambda codec: f"v{codec[0]} {codec[1]}")
 @pytest.mark.parametrize("chunks", [(100, 5), (70, 2)], ids=["whole rows", "split classes"])
 def test_zarr_of_either_format_and_every_codec(want, tmp_path, codec, chunks):
@@ -235,6 +240,7 @@ def test_zarr_of_either_format_and_every_codec(want, tmp_path, codec, chunks):
     assert_same_bits(find(labels, probs, batch_size=150), want)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.parametrize("chunks", [(1, 5), (7, 5), (499, 5), (500, 5), (800, 9), (800, 3), (13, 1)])
 def test_zarr_chunks_of_any_shape(want, tmp_path, zarr_format, chunks):
@@ -270,6 +276,7 @@ def test_zarr_in_less_usual_layouts(want, tmp_path, layout):
     assert_same_bits(find(LABELS, stored(str(tmp_path / "p.zarr"), PROBS, chunks=(70, 5), **layout)), want)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)
 def test_zarr_of_every_dtype_and_byte_order(tmp_path, dtype, zarr_format):
@@ -279,6 +286,7 @@ def test_zarr_of_every_dtype_and_byte_order(tmp_path, dtype, zarr_format):
     assert_same_bits(find(LABELS, probs), find(LABELS, plain))
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.parametrize("dtype", LABEL_DTYPES)
 def test_zarr_labels_of_every_integer_dtype(want, tmp_path, dtype, zarr_format):
@@ -304,6 +312,7 @@ def test_missing_chunks_are_their_fill_value(tmp_path, chunks, zarr_format):
         source.note_version()  # a run knows beforehand which are missing
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("kind", [str, Path])
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_zarr_by_path(want, tmp_path, kind, zarr_format):
@@ -348,6 +357,7 @@ def direct(array):
     return isinstance(ZarrSource(array).open(), zarr_arrays._DirectRows)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("codec", CODECS, ids=lambda codec: f"v{codec[0]} {codec[1]}")
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 def test_the_direct_path_reads_the_rows_of_the_generic_path(tmp_path, codec, dtype):
@@ -450,6 +460,7 @@ def damaged(tmp_path, codec, chunks, how):
 DAMAGE = ["half", "all but a byte", "ten bytes", "empty", "noise", "fewer rows", "more rows"]
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("how", DAMAGE)
 @pytest.mark.parametrize("codec", [c for c in CODECS if c[1] != "gzip"], ids=lambda codec: f"v{codec[0]} {codec[1]}")
 def test_a_damaged_chunk_on_the_direct_path_is_an_error_that_names_the_file(tmp_path, codec, how):
@@ -509,6 +520,7 @@ def test_a_file_cut_while_it_is_read_is_an_error(tmp_path):
 # HDF5, Dask, xarray ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2"])
 @pytest.mark.parametrize("chunks", [None, (70, 5), (33, 2)], ids=["contiguous", "whole rows", "split classes"])
 def test_hdf5_datasets(tmp_path, chunks, dtype):
@@ -520,6 +532,7 @@ def test_hdf5_datasets(tmp_path, chunks, dtype):
         assert_same_bits(find(labels, probs, batch_size=120), plain)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("partition_batches", [1, 3, "auto"])
 @pytest.mark.parametrize(
     "chunks",
@@ -631,7 +644,7 @@ def test_a_task_is_sent_the_versions_of_its_own_chunks_only(tmp_path, layout):
     for start, stop in ((0, 20), (15, 33), (60, len(PROBS))):
         rows = pickle.loads(pickle.dumps(RowRange.of_part(source, start, stop)))
         assert len(rows.source.stored.stamps) == (-(-stop // unit) - start // unit) * width
-        assert np.array_equal(np.asarray(rows), PROBS[start:stop])
+        assert np.array_equal(rows.source[rows.start : rows.stop], PROBS[start:stop])
         part, origin = rows.part(start + 3, stop - 3)
         assert np.array_equal(part[start + 3 - origin : stop - 3 - origin], PROBS[start + 3 : stop - 3])
 
@@ -642,7 +655,8 @@ def test_a_task_is_sent_its_own_shards_only(tmp_path):
     source = open_pred_probs(tmp_path)
     rows = RowRange.of_part(source, 303, 306)
     assert len(pickle.dumps(rows)) < 3000 < len(pickle.dumps(source))
-    assert np.array_equal(np.asarray(pickle.loads(pickle.dumps(rows))), source[303:306])
+    sent = pickle.loads(pickle.dumps(rows))
+    assert np.array_equal(sent.source[sent.start : sent.stop], source[303:306])
 
 
 def test_sources_pickle_without_their_data(tmp_path):

@@ -79,6 +79,7 @@ def by_map_blocks(files, computed):
 DASK = {"delayed": by_delayed, "map_blocks": by_map_blocks}
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("settings", [{}, MARGIN, {"filter_by": "both"}], ids=str)
 @pytest.mark.parametrize("kind", DASK)
 def test_a_dask_array_whose_data_changed_under_its_name_is_found_out(files, kind, settings):
@@ -117,6 +118,7 @@ def test_where_all_is_stored_no_more_of_a_dask_array_is_computed(files, monkeypa
     assert computed.total() == 8
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("n_jobs", [1, 2])
 @pytest.mark.parametrize("harmed", ["labels", "probs"])
 def test_a_file_whose_times_were_restored_is_found_out(files, harmed, n_jobs):

@@ -100,6 +100,7 @@ FORMS = {
 # The same answers -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "choices", [{}, {"estimation_method": "off_diagonal_calibrated"}, {"filter_by": "predicted_neq_given"}], ids=str
@@ -193,6 +194,7 @@ def test_labels_may_be_names(tmp_path, form, named):
         find(FORMS["dict"](columns(label=np.where(ROWS == 7, "be", NAMES[LABELS]))), class_names=NAMES.tolist())
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("form", ["dict", "pandas", "nullable pandas", "polars", "arrow", "duckdb", "files"])
 @pytest.mark.parametrize("names", [None, NAMES], ids=["numbers", "names"])
 def test_missing_labels_are_left_out(tmp_path, form, names):
@@ -631,6 +633,7 @@ def test_batches_of_any_size_are_the_table(dtype):
     assert table["normalized_margin"].tobytes() == scores.tobytes()
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("ignored", [-1, 255, 1, 1 << 40])
 @pytest.mark.parametrize("from_logits", [False, True])
 def test_a_batch_may_have_rows_without_a_label(ignored, from_logits):

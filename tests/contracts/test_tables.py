@@ -325,6 +325,7 @@ def as_names(labels, names):
     return pa.array([None if label is None else names[label] for label in labels])
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("place", ["memory", "parquet", "feather"])
 @pytest.mark.parametrize("form", ["list", "columns"])
 def test_labels_that_are_names_or_null(tmp_path, place, form):
@@ -354,6 +355,7 @@ def test_labels_that_are_names_or_null(tmp_path, place, form):
         assert found.n_ignored == want.n_ignored == 100
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("place", ["memory", "parquet", "feather"])
 @pytest.mark.parametrize("form", ["list", "columns"])
 def test_logits_in_a_table(tmp_path, place, form):
@@ -606,6 +608,7 @@ BAD_TABLES = {
 }
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("place", ["memory", "parquet", "feather"])
 @pytest.mark.parametrize("case", BAD_TABLES)
 def test_bad_columns_are_refused_by_name(tmp_path, case, place):
@@ -708,7 +711,8 @@ def test_a_table_given_as_an_array_is_told_to_be_data(tmp_path):
     path = write(tmp_path / "t.parquet", table_of())
     with pytest.raises(InvalidInputError) as caught:
         find_arrays(LABELS, path)
-    assert f"Give it as a table: data={str(path)!r}, labels='label', pred_probs='probs'" in str(caught.value)
+    assert f"{path} is a Parquet file" in str(caught.value)
+    assert "give it as the table data (--data)" in str(caught.value)
 
 
 HUGE = """

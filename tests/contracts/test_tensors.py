@@ -67,6 +67,7 @@ def test_tensors_in_memory_are_not_copied(want, kind):
     assert np.shares_memory(open_labels(kind(LABELS)).array, LABELS)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("label_dtype", [np.int8, np.uint8, np.int32, np.int64])
 def test_every_dtype(dtype, label_dtype):
@@ -126,7 +127,7 @@ def test_bfloat16_of_ml_dtypes_is_what_jax_gives():
 
 
 def test_what_numpy_cannot_take_is_refused():
-    with pytest.raises(InvalidInputError, match=r"pred_probs is float8_e4m3fn. float8_e4m3fn has too few bits"):
+    with pytest.raises(InvalidInputError, match=r"pred_probs is float8_e4m3fn, which has too few bits"):
         find(LABELS, Tensor(PROBS.view(np.uint8), dtype="torch.float8_e4m3fn"))
     with pytest.raises(InputTypeError, match="pred_probs is a Tensor that NumPy cannot take: this dtype"):
         find(LABELS, Tensor(PROBS, dtype="torch.quint8"))

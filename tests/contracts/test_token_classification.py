@@ -138,6 +138,7 @@ def test_the_defaults_and_other_arguments_are_those_of_cleanlab(seed):
         assert_same_order(want, ours.filter.find_label_issues(labels, probs, **how), scores, edges)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("how", [{}, {"sentence_score_method": "softmin"}, {"temperature": 0.4}, {"words": True}])
 def test_the_scores_are_those_of_cleanlab(method, how):
@@ -320,6 +321,7 @@ FORMS = ["lists", "arrays", "integers", "objects", "names", "offsets", "sentence
 FORMS += ["table", "pandas", "rows", "parquet", "folder", "arrow"]
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("filter_by", [None, "prune_by_noise_rate"])
 def test_every_form_gives_the_same_bits(tmp_path, form, filter_by):

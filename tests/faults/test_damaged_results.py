@@ -125,6 +125,7 @@ def test_no_damage_gives_other_numbers_or_a_raw_error(stored, request):
                 assert all(" with " in error and " to " in error for error in errors.values())
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize(
     ("file", "rows", "asked"),
     [

@@ -127,7 +127,7 @@ def asked_by_kind():
     return {}
 
 
-@pytest.mark.parametrize(("fault", "kind"), in_turn(FAULTS, KINDS, times=3))
+@pytest.mark.parametrize(("fault", "kind"), in_turn(FAULTS, KINDS, times=2))
 def test_what_failed_is_requested_again_and_nothing_else(store, monkeypatch, want, asked_by_kind, kind, fault):
     place = place_of(store, kind)
     if kind not in asked_by_kind:
@@ -212,6 +212,7 @@ def test_after_an_error_no_request_is_repeated(store, monkeypatch, kind):
 # Limits -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize(
     ("fault", "limit"), [("silent", "SILENCE_S"), ("stall", "PROGRESS_S"), ("trickle", "PROGRESS_S")]
 )
@@ -426,6 +427,7 @@ def test_after_credentials_have_expired_the_same_call_reads_the_rest(store, monk
     assert n_reads() < whole * 0.75
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("kind", S3_KINDS)
 @pytest.mark.parametrize("refused_after", [0, 10])
 def test_refused_credentials_exit_2_with_one_line(store, capfd, tmp_path, kind, refused_after):

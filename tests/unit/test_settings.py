@@ -13,13 +13,20 @@ import pytest
 
 import naive
 from labelsieve import count, find_label_issues, plan_label_issues
-from labelsieve.cli.app import cli
-from labelsieve.confident_learning.filters import FILTERS
+from labelsieve.cli.options import cli
+from labelsieve.confident_learning.filters import FILTERS, chosen_filter
 from labelsieve.confident_learning.matrices import PY_METHODS
 from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import InvalidInputError, LabelsieveError
-from labelsieve.job.inputs import JobSettings
-from labelsieve.options import ESTIMATION_METHODS, FILTER_NAMES, METHODS, RULES, batched_choices
+from labelsieve.options import (
+    ESTIMATION_METHODS,
+    FILTER_NAMES,
+    METHODS,
+    OPTIONS,
+    RULES,
+    JobSettings,
+    batched_choices,
+)
 from pages import guide
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +46,7 @@ def test_a_filter_is_described_where_users_look(name):
     assert FILTERS[name].advice.endswith(".")
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize(("method", "adjust"), naive.METHODS)
 @pytest.mark.parametrize("count", naive.COUNTS)
 def test_what_a_choice_needs(method, adjust, count):
@@ -71,6 +79,7 @@ def test_an_unknown_count_is_refused_with_what_is_allowed(bad):
         Settings(estimation_method=bad)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("name", ["adjust_pred_probs", "allow_zero_rows"])
 @pytest.mark.parametrize("bad", ["yes", 1, None])
 def test_switches_are_true_or_false(name, bad):
@@ -119,8 +128,6 @@ def without(choices, names):
     return {name: default for name, default in choices.items() if name not in names}
 
 
-# A plan starts nothing and reads neither names nor ids.
-OF_A_RUN = ["progress", "wait", "retries", "class_names", "ids"]
 # What the command line makes of --quiet and --scheduler, and what only Python offers.
 NOT_ON_THE_COMMAND_LINE = ["progress", "client", "partition_batches"]
 # The arguments; with --data the options of these names are columns.
@@ -129,31 +136,33 @@ PLACES = ["label_place", "prob_place", "labels", "pred_probs"]
 ONLY_ON_THE_COMMAND_LINE = [
     *("top", "quiet", "json", "progress", "log_level", "report", "images", "texts", "rows"),
     *("scheduler", "workers", "threads", "worker_memory"),
-    *("task", "offsets", "sentence_ids"),
+    "task",
 ]
 
 
 def test_a_plan_takes_the_choices_of_a_run():
-    assert defaults(plan_label_issues) == without(defaults(find_label_issues), OF_A_RUN)
+    assert defaults(plan_label_issues) == defaults(find_label_issues)
 
 
 def test_settings_have_the_choices_of_a_run():
-    settings = {field.name: field.default for field in dataclasses.fields(JobSettings)}
+    settings = {name: option.default for name, option in OPTIONS.items()}
     assert settings.pop("confident_joint") is None  # only cleanlab's functions take one
     assert settings == defaults(find_label_issues)
+    declared, shown = JobSettings.__annotations__, inspect.get_annotations(find_label_issues)
+    assert all(shown[name] in (declared[name], "bool", "Any") or "Any" in declared[name] for name in settings)
 
 
 def test_what_changes_the_answer_has_the_names_of_a_run():
     names = {field.name for field in dataclasses.fields(Settings)}
-    assert names < {field.name for field in dataclasses.fields(JobSettings)}
-    assert JobSettings(method="normalized_margin").filter.settings == Settings("normalized_margin")
+    assert names < set(OPTIONS)
+    assert chosen_filter(JobSettings(method="normalized_margin")).settings == Settings("normalized_margin")
 
 
 def test_every_filter_has_one_name():
     assert set(FILTERS) == {None, *FILTER_NAMES}
     assert all(kind.name == name for name, kind in FILTERS.items())
     with pytest.raises(InvalidInputError, match="filter_by must be one of both"):
-        JobSettings(filter_by="eighth")
+        chosen_filter(JobSettings(filter_by="eighth"))
 
 
 @pytest.mark.parametrize("command", ["find", "plan"])
@@ -173,7 +182,7 @@ def names_in(hint):
     return [name for part in get_args(hint) for name in names_in(part)]
 
 
-@pytest.mark.parametrize("function", [find_label_issues, plan_label_issues, Settings.__init__])
+@pytest.mark.parametrize("function", [find_label_issues, Settings.__init__])
 def test_what_a_type_checker_allows_is_what_a_run_allows(function):
     allowed = {name: names_in(hint) for name, hint in get_type_hints(function).items() if names_in(hint)}
     lists = {"method": METHODS, "estimation_method": ESTIMATION_METHODS, "filter_by": FILTER_NAMES, "rule": RULES}

@@ -27,11 +27,10 @@ from labelsieve.confident_learning.joint import TINY, JointCounts, calibrated_jo
 from labelsieve.confident_learning.matrices import PY_METHODS, Entries, PyMethod, entries_of
 from labelsieve.confident_learning.thresholds import Float64s, Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.job.inputs import JobSettings
 from labelsieve.job.job import Job
 from labelsieve.job.whole_rows import WholeRows
 from labelsieve.multilabel_classification.rows import open_tags
-from labelsieve.options import ESTIMATION_METHODS, FLOAT_TOLERANCE
+from labelsieve.options import ESTIMATION_METHODS, FLOAT_TOLERANCE, JobSettings
 from labelsieve.sources.source import Source
 
 __all__ = [

@@ -21,8 +21,8 @@ from labelsieve.confident_learning.joint import calibrated_joint
 from labelsieve.confident_learning.matrices import Entries
 from labelsieve.confident_learning.thresholds import Float64s
 from labelsieve.errors import InvalidInputError
-from labelsieve.job.inputs import JobSettings
 from labelsieve.job.job import Job
+from labelsieve.options import JobSettings
 from labelsieve.results.result import frame_of
 from labelsieve.sources.open import open_labels
 

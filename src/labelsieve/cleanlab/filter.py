@@ -19,11 +19,10 @@ from labelsieve.confident_learning.joint import calibrated_joint
 from labelsieve.confident_learning.matrices import Entries
 from labelsieve.confident_learning.thresholds import Bools, Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError, warn
-from labelsieve.job.inputs import JobSettings
 from labelsieve.job.job import Job
 from labelsieve.job.whole_rows import WholeRows
 from labelsieve.multilabel_classification import filter as multilabel_filter
-from labelsieve.options import FILTER_NAMES, FLOAT_TOLERANCE, FilterName, Method
+from labelsieve.options import FILTER_NAMES, FLOAT_TOLERANCE, FilterName, JobSettings, Method
 from labelsieve.sources.open import open_pred_probs
 
 __all__ = ["find_label_issues", "find_label_issues_using_argmax_confusion_matrix", "find_predicted_neq_given"]

@@ -1,110 +1,150 @@
-"""The command line: its commands, which are imported when they are used, and how it ends."""
+"""How a command begins and ends: signals, its one answer on stdout, its last line and its exit code.
+
+SIGINT and SIGTERM raise exceptions while a command runs; before and after, they print one line and exit. The process
+imports this module first, so the module itself imports hardly anything.
+"""
 
 from __future__ import annotations
 
-import importlib
+import os
 import signal
 import sys
-import warnings
-from collections.abc import Sequence
-from typing import Any, Final
+from contextlib import contextmanager
 
-import click
+TYPE_CHECKING = False  # as in typing, whose import takes longer than all of this
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import FrameType
+    from typing import Any, Final, NoReturn
 
-from labelsieve import __version__
-from labelsieve.cli.interrupts import LINES, Terminated, is_json_wanted, only_answer_on_stdout, print_answer, raising
-from labelsieve.cli.options import EXIT_CODES
-from labelsieve.cli.text import error_answer, json_line
-from labelsieve.errors import (
-    InputTypeError,
-    InUseError,
-    InvalidInputError,
-    LabelsieveWarning,
-    MemoryLimitError,
-    MissingDependencyError,
-    WorkdirError,
-)
-
-_SETTINGS: Final = {
-    "help_option_names": ["-h", "--help"],
-    "show_default": True,
-    "auto_envvar_prefix": "LABELSIEVE",
-}
+# The exit code and the message of a command that a signal ends.
+LINES: Final = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
+# What other programs read for it, as `_error_answer` writes it.
+_ANSWER: Final = '{{"error": "{}", "message": "{}", "exit_code": {}}}\n'
 _IN_USE: Final = 75  # EX_TEMPFAIL of sysexits.h
-# Each command: its module, its name there, and its line in the list of all.
-_COMMANDS: Final = {
-    "find": ("job_commands", "find", "Find the rows whose label is likely wrong."),
-    "plan": ("job_commands", "plan", "Print the plan of a run: tasks, bytes and memory; check its cluster."),
-    "report": ("result_commands", "report", "Write a report for a browser about a saved result."),
-    "review": ("result_commands", "review", "Make a page to decide about issues."),
-    "label-studio": ("result_commands", "label_studio", "Write issues as tasks for Label Studio."),
-    "apply": ("result_commands", "apply", "Correct labels by the decisions of reviewers."),
-    "audit": ("result_commands", "draw", "Draw rows to review for an estimate."),
-    "estimate": ("result_commands", "print_estimate", "Estimate how many labels are wrong."),
-    "compare": ("result_commands", "compare", "Compare the issues before and after a correction."),
-    "demo": ("demo", "demo", "Flip a tenth of the labels of digits, and find them again."),
-}
 
 
-class LateCommand(click.Command):
-    """A command that is imported when it is used: the list of all commands, and any other, does without.
+class Interrupted(KeyboardInterrupt):
+    """SIGINT."""
 
-    Parameters
-    ----------
-    name : str
-        Its name on the command line.
-    module, attribute : str
-        Its module in `labelsieve.cli`, and its name there.
-    line : str
-        What the list of all commands says of it.
+
+class Terminated(BaseException):
+    """SIGTERM, which ends a run as Ctrl-C does: finished partitions are kept, and no half-written result is left."""
+
+
+class _Command:
+    """The command that runs: whether signals raise, and its one JSON object on stdout, which no signal cuts."""
+
+    is_raising = is_due = False
+    file = 1
+    exit_code: int | None = None  # once it is printed
+
+
+def is_json_wanted(args: Sequence[str]) -> bool:
+    """Return whether a command answers in JSON, by its arguments or the environment, even where they are bad usage."""
+    options = args[: args.index("--")] if "--" in args else args
+    chosen = os.environ.get(f"LABELSIEVE_{args[0].upper().replace('-', '_')}_JSON", "") if args else ""
+    return "--json" in options or chosen.strip().lower() in ("1", "true", "t", "yes", "y", "on")
+
+
+@contextmanager
+def only_answer_on_stdout(*, is_due: bool) -> Iterator[None]:
+    """If an answer is due, send whatever else is printed in the block to stderr: by libraries and processes too."""
+    _Command.is_due, _Command.exit_code = is_due, None
+    if not is_due:
+        yield
+        return
+    from contextlib import redirect_stdout
+
+    sys.stdout.flush()
+    _Command.file = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(_Command.file, 1)
+        os.close(_Command.file)
+        _Command.file = 1
+
+
+def print_answer(line: str, exit_code: int) -> None:
+    """Print the answer. A signal that comes later ends the command with `exit_code`, at once."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, LINES)
+    try:
+        print(line, flush=True)
+        _Command.exit_code = exit_code
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave_at_once(args: Sequence[str] = ()) -> None:
+    """End the process at once if a signal comes outside of `raising`. Only for the command line, with its arguments.
+
+    If the process was started with a signal ignored, as by nohup or as a background job, it stays ignored.
     """
-
-    def __init__(self, name: str, module: str, attribute: str, line: str) -> None:
-        super().__init__(name, short_help=line)
-        self._module, self._attribute = module, attribute
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Import the command, and return the context in which it runs."""
-        command = getattr(importlib.import_module(f"labelsieve.cli.{self._module}"), self._attribute)
-        context: click.Context = command.make_context(*args, **kwargs)
-        return context
+    _Command.is_due = is_json_wanted(args)
+    for number in LINES:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _handle)
 
 
-@click.group(context_settings=_SETTINGS, epilog=EXIT_CODES)
-@click.version_option(__version__, prog_name="labelsieve")
-def cli() -> None:
-    """Find wrong labels in datasets whose predicted probabilities are larger than memory."""
+def _handle(number: int, _frame: FrameType | None) -> NoReturn:
+    if _Command.is_raising:
+        raise Interrupted if number == signal.SIGINT else Terminated
+    if _Command.exit_code is not None:
+        os._exit(_Command.exit_code)
+    code, line = LINES[signal.Signals(number)]
+    try:
+        os.write(2, f"labelsieve: {line}\n".encode())
+        if _Command.is_due:
+            os.write(_Command.file, _ANSWER.format(line.capitalize(), line, code).encode())
+    finally:
+        os._exit(code)
 
 
-for _name, _command in _COMMANDS.items():
-    cli.add_command(LateCommand(_name, *_command))
-
-_REFUSED = (InvalidInputError, InputTypeError, MissingDependencyError, MemoryLimitError, WorkdirError)
+@contextmanager
+def raising() -> Iterator[None]:
+    """Turn the signals that `leave_at_once` handles into exceptions while the block runs."""
+    _Command.is_raising = True
+    try:
+        yield
+    finally:
+        _Command.is_raising = False
 
 
 def run(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    import json
+
     args = sys.argv[1:] if args is None else list(args)
     is_due = is_json_wanted(args)
     with only_answer_on_stdout(is_due=is_due):
         code, answer = _outcome(args)
     if is_due and answer is not None:
         try:
-            print_answer(json_line(answer), code)
+            print_answer(json.dumps(answer, allow_nan=False), code)
         except OSError as error:
-            click.echo(f"labelsieve: the answer cannot be printed: {error}", err=True)
+            print(f"labelsieve: the answer cannot be printed: {error}", file=sys.stderr)
             return 1
     return code
 
 
 def _outcome(args: list[str]) -> tuple[int, dict[str, Any] | None]:
     """Run a command; return its exit code, and its answer to other programs if it has one."""
+    import warnings
+
+    import click
+
+    from labelsieve.cli.options import cli, in_options
+    from labelsieve.errors import LabelsieveWarning
+
     warned: list[str] = []
 
     def show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         if issubclass(category, LabelsieveWarning):
-            warned.append(str(message))
-            click.echo(f"labelsieve: warning: {message}", err=True)
+            warned.append(in_options(str(message)))
+            click.echo(f"labelsieve: warning: {warned[-1]}", err=True)
 
     try:
         with raising(), warnings.catch_warnings():
@@ -115,30 +155,35 @@ def _outcome(args: list[str]) -> tuple[int, dict[str, Any] | None]:
         error.show()
         return error.exit_code, None
     except BaseException as error:  # noqa: BLE001  # a command line prints one line, and exits with a code
-        code, text = _failure(error)
-        click.echo(f"labelsieve: {text}", err=True)
-        return code, error_answer(error, text.removeprefix(_failed(error)), code)
+        code, kind, text = _failure(error)
+        text = in_options(text)
+        click.echo(f"labelsieve: {f'failed: {kind}: ' if code == 1 else ''}{text}", err=True)
+        rows = getattr(error, "rows", None)
+        known = {"rows": [list(some) for some in rows]} if rows else {}
+        return code, {"error": kind, "message": text, "exit_code": code, **known}
     if isinstance(found, dict):
         return found.get("exit_code", 0), found | {"warnings": warned}
     return found or 0, None
 
 
-def _failure(error: BaseException) -> tuple[int, str]:
-    """Return the exit code for the error that ended a command, and the line to print."""
-    line = " ".join(str(error).split())
-    if isinstance(error, click.UsageError):
+def _failure(error: BaseException) -> tuple[int, str, str]:
+    """Return the exit code for the error that ended a command, its kind, and one line."""
+    import click
+
+    from labelsieve import errors
+
+    kind, line = type(error).__name__, " ".join(str(error).split())
+    refused = (
+        *(errors.InvalidInputError, errors.InputTypeError, errors.MissingDependencyError),
+        *(errors.MemoryLimitError, errors.WorkdirError),
+    )
+    if isinstance(error, click.UsageError):  # the kinds of bad usage are click's own, and change with it
         command = error.ctx.command_path if error.ctx else "labelsieve"
-        return error.exit_code, f"{error.format_message()} (see {command} --help)"
-    if isinstance(error, InUseError):
-        return _IN_USE, line
-    if isinstance(error, _REFUSED):
-        return 2, line
+        return error.exit_code, "UsageError", f"{error.format_message()} (see {command} --help)"
     if isinstance(error, KeyboardInterrupt | click.Abort):
-        return LINES[signal.SIGINT]
+        code, line = LINES[signal.SIGINT]
+        return code, "Interrupted", line
     if isinstance(error, Terminated):
-        return LINES[signal.SIGTERM]
-    return 1, _failed(error) + line
-
-
-def _failed(error: BaseException) -> str:
-    return f"failed: {type(error).__name__}: "
+        code, line = LINES[signal.SIGTERM]
+        return code, kind, line
+    return _IN_USE if isinstance(error, errors.InUseError) else 2 if isinstance(error, refused) else 1, kind, line

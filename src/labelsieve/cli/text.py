@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import click
-
 from labelsieve import __version__
-from labelsieve.errors import LabelsieveError, size
+from labelsieve.confident_learning.checks import rows_in_words
+from labelsieve.errors import size
 from labelsieve.options import ABSENT_THRESHOLD
 from labelsieve.results.store import ISSUE_BYTES
 from labelsieve.storage.remote import without_query
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from labelsieve.results.label_issues import LabelIssues
     from labelsieve.results.result import RunFacts
     from labelsieve.review.apply import AppliedDecisions
-    from labelsieve.review.audit import Audit
     from labelsieve.review.compare import Comparison
 
 # Attributes of a plan whose keys are named otherwise: with the unit, or as in the answer of `find`.
@@ -34,24 +33,14 @@ _PLAN_KEYS: Final = {
 }
 
 
-def find_answer(issues: LabelIssues, seconds: float, output: str | None, report: Path | None) -> dict[str, Any]:
-    """Return the answer of ``labelsieve find``.
-
-    Parameters
-    ----------
-    issues : LabelIssues
-        The result.
-    seconds : float
-        Wall time of the command, without imports.
-    output, report : str or Path, optional
-        What was written.
-    """
+def find_answer(issues: LabelIssues, began: float, output: str | None, report: Path | None) -> dict[str, Any]:
+    """Return the answer of ``labelsieve find``, given when it began and what it wrote."""
     from labelsieve.execution.executor import peak_bytes
 
     facts, of_result = issues.facts, ("num_issues", "estimated_num_issues", "n_rows", "n_ignored", "n_classes")
     of_run = ("n_reads", "rows_read", "rows_resumed", "n_batches", "n_partitions", "finished")
-    return _timed(
-        seconds,
+    return timed(
+        began,
         **{name: getattr(issues, name) for name in of_result},
         issue_share=issues.num_issues / issues.n_labelled,
         **facts.inputs,
@@ -67,72 +56,41 @@ def find_answer(issues: LabelIssues, seconds: float, output: str | None, report:
     )
 
 
-def _timed(seconds: float, **answer: Any) -> dict[str, Any]:
-    """Return an answer with the wall time of the command."""
-    return {**answer, "total_s": round(seconds, 6), "version": __version__}
+def timed(began: float, **answer: Any) -> dict[str, Any]:
+    """Return an answer with the wall time of the command since it `began`, without imports."""
+    return {**answer, "total_s": round(time.perf_counter() - began, 6), "version": __version__}
 
 
-def review_answer(output: str, n_rows: int, n_bytes: int, seconds: float) -> dict[str, Any]:
-    """Return the answer of ``labelsieve review``: what was written, and the wall time."""
-    return _timed(seconds, output=output, n_rows=n_rows, page_bytes=n_bytes)
-
-
-def label_studio_answer(
-    output: Path, config: Path | None, label_config: str, n_tasks: int, seconds: float
-) -> dict[str, Any]:
-    """Return the answer of ``labelsieve label-studio``: what was written, the configuration, and the wall time."""
-    place = None if config is None else str(config)
-    return _timed(seconds, output=str(output), config=place, label_config=label_config, n_tasks=n_tasks)
-
-
-def apply_answer(applied: AppliedDecisions, seconds: float) -> dict[str, Any]:
-    """Return the answer of ``labelsieve apply``, given its wall time."""
-    return {
-        "output": applied.output,
-        "log": f"{applied.output}.log.json",
-        "counts": applied.counts,
-        "total_s": round(seconds, 6),
-        "version": __version__,
-    }
-
-
-def audit_answer(audit: Audit, output: str, table: Path | None, seconds: float) -> dict[str, Any]:
-    """Return the answer of ``labelsieve audit``, given its wall time."""
-    place, n_labelled = None if table is None else str(table), int(audit.stratum_rows.sum())
-    return _timed(seconds, output=output, table=place, n_rows=len(audit), n_labelled=n_labelled)
-
-
-def estimate_answer(estimate: ErrorEstimate, more: int | None, seconds: float) -> dict[str, Any]:
-    """Return the answer of ``labelsieve estimate``, given how many rows a width needs, and the wall time."""
+def estimate_answer(estimate: ErrorEstimate, more: int | None, began: float) -> dict[str, Any]:
+    """Return the answer of ``labelsieve estimate``, given how many rows a width needs."""
     from labelsieve.confident_learning.estimate import Share
 
     names = ("n_rows", "n_reviewed", "n_left_out", "n_wrong", "n_conflicts")
-    return {
-        "error_rate": _share(Share(estimate.error_rate, estimate.low, estimate.high)),
-        "precision_of_issues": _share(estimate.precision_of_issues),
-        "recall_of_issues": _share(estimate.recall_of_issues),
-        "per_class": [{"class": name, **_share(share)} for name, share in estimate.per_class.items()],
-        "curve": [
+    return timed(
+        began,
+        error_rate=_share(Share(estimate.error_rate, estimate.low, estimate.high)),
+        precision_of_issues=_share(estimate.precision_of_issues),
+        recall_of_issues=_share(estimate.recall_of_issues),
+        per_class=[{"class": name, **_share(share)} for name, share in estimate.per_class.items()],
+        curve=[
             {name: _share(value) if isinstance(value, Share) else value for name, value in cut._asdict().items()}
             for cut in estimate.curve
         ],
         **{name: getattr(estimate, name) for name in names},
-        "rows_for_width": more,
-        "total_s": round(seconds, 6),
-        "version": __version__,
-    }
+        rows_for_width=more,
+    )
 
 
 def _share(share: Share) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in share._asdict().items()}
 
 
-def compare_answer(comparison: Comparison, output: str | None, seconds: float) -> dict[str, Any]:
-    """Return the answer of ``labelsieve compare``, given its wall time."""
+def compare_answer(comparison: Comparison, output: str | None, began: float) -> dict[str, Any]:
+    """Return the answer of ``labelsieve compare``."""
     names = ("n_rows", "n_classes", "issues_before", "n_resolved", "n_kept", "n_relabelled", "n_new", "issues_after")
     estimates = ("estimated_before", "estimated_after", "health_before", "health_after")
-    return _timed(
-        seconds,
+    return timed(
+        began,
         **{name: getattr(comparison, name) for name in (*names, *estimates)},
         by_class=comparison.changed_classes(comparison.n_classes),
         output=None if output is None else without_query(output),
@@ -143,17 +101,6 @@ def plan_answer(plan: Plan) -> dict[str, Any]:
     """Return the answer of ``labelsieve plan``."""
     keys = {_PLAN_KEYS.get(name, name): value for name, value in dataclasses.asdict(plan).items()}
     return keys | {"problems": list(plan.problems), "exit_code": 1 if plan.problems else 0, "version": __version__}
-
-
-def error_answer(error: BaseException, message: str, exit_code: int) -> dict[str, Any]:
-    """Return the answer of a command that failed."""
-    # The kinds of bad usage are click's own, and change with it; it also raises Abort in place of KeyboardInterrupt.
-    kinds = ((click.UsageError, "UsageError"), (click.Abort, "Interrupted"), (KeyboardInterrupt, "Interrupted"))
-    kind = next((name for of, name in kinds if isinstance(error, of)), type(error).__name__)
-    answer: dict[str, Any] = {"error": kind, "message": message, "exit_code": exit_code}
-    if isinstance(error, LabelsieveError) and error.rows:
-        answer["rows"] = [list(rows) for rows in error.rows]
-    return answer
 
 
 def json_line(answer: dict[str, Any]) -> str:
@@ -174,9 +121,10 @@ def summary_text(issues: LabelIssues) -> str:
         rows = f"{issues.n_rows:,} {layout.units[0]} of {layout.n_groups:,} {layout.units[1]}"
     return (
         f"{rows}{ignored}, {issues.n_classes:,} classes{note}\n"
-        f"{issues.num_issues:,} label issues ({issues.num_issues / issues.n_labelled:.2%}){by}\n"
+        f"{rows_in_words(issues.num_issues, 'label issue', 'label issues')} "
+        f"({issues.num_issues / issues.n_labelled:.2%}){by}\n"
         f"confident thresholds {present.min():.4f} to {present.max():.4f}"
-        + (f", {absent:,} classes without rows" if absent else "")
+        + (f", {rows_in_words(absent, 'class', 'classes')} without rows" if absent else "")
         + f"\n{_reading(facts)}, {facts.seconds:.2f} s"
         + (f", {facts.bytes_read / 1e9 / facts.seconds:.3g} GB/s" if facts.bytes_read else "")
     )
@@ -198,11 +146,13 @@ def apply_text(applied: AppliedDecisions) -> str:
     lines = [
         f"{words}" + (f"; {counts['auto']:,} accepted without review" if counts["auto"] else ""),
         f"{counts['changed']:,} of {counts['rows']:,} labels changed"
-        + (f", {counts['dropped']:,} rows to leave out" if counts["dropped"] else "")
-        + (f", {counts['ignored']:,} rows ignored" if counts["ignored"] else ""),
+        + (f", {rows_in_words(counts['dropped'], 'row', 'rows')} to leave out" if counts["dropped"] else "")
+        + (f", {rows_in_words(counts['ignored'], 'row', 'rows')} ignored" if counts["ignored"] else ""),
     ]
-    lines += [f"{counts['corrected']:,} decisions corrected by their reviewers"] if counts["corrected"] else []
-    lines += [f"decisions differ in {counts['conflicts']:,} rows"] if counts["conflicts"] else []
+    if counts["corrected"]:
+        lines.append(f"{rows_in_words(counts['corrected'], 'decision', 'decisions')} corrected by their reviewers")
+    if counts["conflicts"]:
+        lines.append(f"decisions differ in {rows_in_words(counts['conflicts'], 'row', 'rows')}")
     return "\n".join([*lines, f"written to {applied.output}, the log to {applied.output}.log.json"])
 
 
@@ -216,7 +166,7 @@ def estimate_text(estimate: ErrorEstimate, top: int, *, of_rows: bool = False) -
         f"{estimate.n_reviewed:,} of {estimate.n_rows:,} rows reviewed, {estimate.n_wrong:,} of them wrong",
     ]
     if estimate.n_conflicts:
-        lines.append(f"reviewers differ in {estimate.n_conflicts:,} rows")
+        lines.append(f"reviewers differ in {rows_in_words(estimate.n_conflicts, 'row', 'rows')}")
     if estimate.curve and of_rows:
         lines += ["", "      rows  score up to  wrong                  recall"]
         lines += [
@@ -233,7 +183,7 @@ def estimate_text(estimate: ErrorEstimate, top: int, *, of_rows: bool = False) -
         lines += ["", "class  wrong"]
         lines += [f"{' '.join(str(name).split())}  {share}" for name, share in classes[:top]]
         if len(classes) > top:
-            lines.append(f"and {len(classes) - top:,} more classes")
+            lines.append(f"and {rows_in_words(len(classes) - top, 'more class', 'more classes')}")
     return "\n".join(lines)
 
 

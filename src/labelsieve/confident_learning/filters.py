@@ -63,7 +63,7 @@ from labelsieve.confident_learning.thresholds import (
     sparse_sums_combine,
 )
 from labelsieve.errors import InvalidInputError, warn
-from labelsieve.options import FilterName, Rule, check_one_of
+from labelsieve.options import FilterName, JobSettings, Rule, check_one_of
 
 _EXACT_ADVICE: Final = "The exact rule: few false alarms, unless classes are rare."
 
@@ -230,7 +230,7 @@ class Filter(abc.ABC):
                 f"num_to_remove_per_class has {len(numbers):,} numbers, pred_probs {n_classes:,} {what}"
             )
         if self.unused:
-            warn(f"filter_by={self.name!r} does not use {' and '.join(self.unused)}: they have no effect")
+            warn(f"filter_by={self.name!r} does not use {' and '.join(self.unused)}")
 
     def cut_scores(self, block: SummaryBlock) -> Floats:
         """Return the ``(n,)`` scores of which the lowest are selected, if the filter `cuts_scores`."""
@@ -503,6 +503,39 @@ def filter_of(settings: Settings) -> Filter:
         For an unknown name, and for settings that cannot be combined.
     """
     return _kind(settings.filter_by)(settings)
+
+
+def chosen_filter(options: JobSettings) -> Filter:
+    """Return the filter of the options of a run, whose ``settings`` are the settings that change the result.
+
+    Raises
+    ------
+    InvalidInputError
+        As `filter_of`.
+    """
+    method, filter_by, rule = options.method, options.filter_by, options.rule
+    if options.rank_by is not None:
+        if filter_by is None:
+            raise InvalidInputError(
+                "rank_by needs filter_by; without a filter, method both selects rows and ranks them"
+            )
+        if method not in ("self_confidence", options.rank_by):
+            raise InvalidInputError(
+                f"rank_by={options.rank_by!r} and method={method!r} are two scores to rank by: give one"
+            )
+        method = options.rank_by
+    return filter_of(
+        Settings(
+            method,
+            options.adjust_pred_probs,
+            options.estimation_method,
+            default_rule(filter_by) if rule is None else rule,
+            filter_by,
+            options.frac_noise,
+            options.num_to_remove_per_class,  # type: ignore[arg-type]  # a tuple, once it is checked
+            options.min_examples_per_class,
+        )
+    )
 
 
 def default_rule(filter_by: FilterName | None) -> Rule:

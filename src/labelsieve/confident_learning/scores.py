@@ -31,6 +31,7 @@ from labelsieve.options import (
     Rule,
     check_flag,
     check_one_of,
+    check_share,
     check_whole_number,
 )
 
@@ -227,7 +228,7 @@ class Settings:
         check_flag("adjust_pred_probs", self.adjust_pred_probs)
         if self.adjust_pred_probs and not self.score.adjusted:
             raise InvalidInputError(f"adjust_pred_probs is not defined for {self.method}")
-        object.__setattr__(self, "frac_noise", _share("frac_noise", self.frac_noise))
+        object.__setattr__(self, "frac_noise", check_share("frac_noise", self.frac_noise))
         least = check_whole_number("min_examples_per_class", self.min_examples_per_class, 0)
         object.__setattr__(self, "min_examples_per_class", least)
         if self.num_to_remove_per_class is not None:
@@ -277,12 +278,6 @@ class Settings:
     def plain_self_confidence(self) -> bool:
         """Whether the score is the probability of the label itself, in the dtype of `pred_probs`."""
         return self.score.kernel is None and not self.adjust_pred_probs
-
-
-def _share(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
-        raise InvalidInputError(f"{name} must be a number from 0 to 1, not {value!r}")
-    return float(value)
 
 
 def _numbers_to_remove(values: Iterable[Any]) -> tuple[int, ...]:

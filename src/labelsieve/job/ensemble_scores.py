@@ -10,13 +10,13 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.checks import RowChecks
 from labelsieve.confident_learning.thresholds import Float64s
 from labelsieve.errors import InputTypeError, InvalidInputError, located, warn
 from labelsieve.execution.cluster import choose_executor
-from labelsieve.job.inputs import JobSettings
 from labelsieve.job.job import Job
 from labelsieve.job.whole_rows import WholeRows, clipped_log, member_accuracies
-from labelsieve.options import Method
+from labelsieve.options import JobSettings, Method
 from labelsieve.sources.composite import Ensemble, EnsembleSource
 from labelsieve.sources.objects import RETRIES
 from labelsieve.sources.open import Opened, open_labels, open_pred_probs
@@ -123,11 +123,14 @@ def ensemble_scores(
         warn("pred_probs_list has one element: its scores are those of find_label_issues(labels, pred_probs).scores")
     opened = open_labels(labels)
     n_members = len(ensemble.children)
+    checks = RowChecks.of(
+        allow_zero_rows=settings.allow_zero_rows, allow_unnormalized_rows=settings.allow_unnormalized_rows
+    )
     if weight_ensemble_members_by == "accuracy":
-        shares = member_accuracies(opened, ensemble, choose_executor(retries=RETRIES), settings.checks)
+        shares = member_accuracies(opened, ensemble, choose_executor(retries=RETRIES), checks)
         weights = [share / sum(shares) for share in shares]
     elif weight_ensemble_members_by == "log_loss_search":
-        weights = _search_weights(opened, ensemble, settings, t_values)
+        weights = _search_weights(opened, ensemble, checks, t_values)
     elif custom_weights is not None:
         weights = [float(weight) for weight in custom_weights]
     else:
@@ -145,13 +148,13 @@ def ensemble_scores(
 
 
 def _search_weights(
-    labels: Opened, ensemble: EnsembleSource, settings: JobSettings, t_values: Sequence[float]
+    labels: Opened, ensemble: EnsembleSource, checks: RowChecks, t_values: Sequence[float]
 ) -> list[float]:
     """Return the weights ``exp(-t * log_loss)`` of the members whose average has the least log loss."""
     p_label, losses = list[Float64s](), list[float]()
     for name, member in zip(ensemble.names, ensemble.children, strict=True):
         with located(name):
-            probs, logs = WholeRows(labels, member, settings.checks).label_logs()
+            probs, logs = WholeRows(labels, member, checks).label_logs()
         p_label.append(probs)
         losses.append(-float(np.mean(logs)))
     best, found = math.inf, list[float]()

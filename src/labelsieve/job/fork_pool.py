@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -17,6 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from labelsieve.confident_learning.thresholds import Float64s
 from labelsieve.errors import warn
@@ -196,3 +198,35 @@ def _run_piece(
     labels, pred_probs = (RowRange(_over_shared(source, shared)) for source, shared in both)
     work = replace(work, work=partial(work.work, **dict.fromkeys(names, adj_confident_thresholds_shared)))
     return [work(index, labels, pred_probs) for index in pieces[number].tolist()]
+
+
+def resolve_n_jobs(n_jobs: int | None, *, verbose: bool = True) -> int:
+    """Return the number of processes that `n_jobs` stands for.
+
+    Parameters
+    ----------
+    n_jobs : int or None
+        None means the number of physical cores, or of logical cores if psutil does not know the physical ones.
+    verbose : bool
+        Whether to print a message if the number is not what the user would expect.
+
+    Raises
+    ------
+    InvalidInputError
+        If `n_jobs` is not None or a whole number of at least 1.
+    """
+    if n_jobs is not None:
+        n_jobs = check_whole_number("n_jobs", n_jobs, 1, otherwise="None or ")
+    if platform.system() != "Linux":
+        if verbose and n_jobs != 1:
+            print("n_jobs is 1: processes are forked on Linux only")
+        return 1
+    if n_jobs is not None:
+        return n_jobs
+    physical = psutil.cpu_count(logical=False)
+    if physical:
+        return int(physical)
+    logical = multiprocessing.cpu_count()
+    if verbose:
+        print(f"n_jobs is {logical}, the logical cores: the number of physical ones is unknown")
+    return logical

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.summarize import STRIP_BYTES
 from labelsieve.confident_learning.thresholds import class_dtype
 from labelsieve.execution.executor import INTERPRETER_BYTES, SLAB
-from labelsieve.options import check_whole_number
 from labelsieve.results.store import ISSUE_BYTES, result_rows, run_rows
 from labelsieve.sources.open import Opened, where_is
 from labelsieve.sources.source import Source
@@ -29,8 +28,6 @@ _LAST_SHARE: Final = 0.25
 _SMALL_LAST: Final = 3
 # Bytes of row summaries in a workdir that one task works on.
 _SPAN_BYTES: Final = 32_000_000
-
-Auto = Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -193,19 +190,6 @@ def spans(grid: Grid, row_bytes: int, n_threads: int) -> list[Span]:
         index += last == stop
         found.append(Span(start, stop, tuple(pieces)))
     return found
-
-
-def check_sizes(batch_size: object, partition_batches: object) -> None:
-    """Raise unless both are "auto" or a whole number of at least 1.
-
-    Raises
-    ------
-    InvalidInputError
-        For the one that is not.
-    """
-    for name, value in (("batch_size", batch_size), ("partition_batches", partition_batches)):
-        if not (isinstance(value, str) and value == "auto"):
-            check_whole_number(name, value, 1, otherwise='"auto" or ')
 
 
 def arrays_of(opened: Opened) -> list[tuple[str, int]]:

@@ -19,9 +19,10 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from labelsieve.confident_learning.checks import Finding, notes_of, raise_or_warn
-from labelsieve.confident_learning.filters import Filter
+from labelsieve.confident_learning.checks import Finding, RowChecks, notes_of, raise_or_warn
+from labelsieve.confident_learning.filters import Filter, chosen_filter
 from labelsieve.confident_learning.joint import ConfidentCounts, JointCounts, PruneCounts
+from labelsieve.confident_learning.matrices import entries_of
 from labelsieve.confident_learning.misfit import RowSample, describe_misfit, may_not_fit
 from labelsieve.confident_learning.summarize import ScanTotals
 from labelsieve.confident_learning.thresholds import class_means
@@ -38,7 +39,7 @@ from labelsieve.execution.cluster import choose_executor
 from labelsieve.execution.executor import LostDataError, free_bytes
 from labelsieve.job import fork_pool
 from labelsieve.job.grid import arrays_of, candidate_bytes, expected_issues, partitions_by_array
-from labelsieve.job.inputs import Inputs, JobSettings, check_output_of, on_grid, open_given, open_pair
+from labelsieve.job.inputs import Inputs, check_output_of, on_grid, open_given, open_pair
 from labelsieve.job.kept import Kept, digest
 from labelsieve.job.passes import Passes
 from labelsieve.job.plan import Fit, Plan, check_cluster, fit_in_memory, make_plan
@@ -53,13 +54,13 @@ from labelsieve.job.workdir import (
     part_identities,
     record_names,
 )
-from labelsieve.options import NOTHING, IgnoreLabel
+from labelsieve.options import NOTHING, IgnoreLabel, JobSettings
 from labelsieve.results.label_issues import LabelIssues, load_rows
 from labelsieve.results.result import IdParts, IssueParts, RunFacts, check_class_names, loaded_versions, open_ids
 from labelsieve.results.store import ISSUE_BYTES, Stage, StoredScores, run_rows, staged
 from labelsieve.results.units import Layout
 from labelsieve.sources.arrays import ArraySource
-from labelsieve.sources.composite import EnsembleSource
+from labelsieve.sources.composite import EnsembleSource, check_dtype
 from labelsieve.sources.names import (
     FloatTable,
     NameTable,
@@ -240,6 +241,14 @@ class Given:
         return self.mapping.labels, self.pred_probs
 
 
+def _given_joint(joint: Any, rule: Filter) -> ConfidentCounts | None:
+    """Return the joint of the user that the filters that prune use in place of their own; None if there is none."""
+    if joint is not None and not rule.prunes:
+        raise InvalidInputError(f"filter_by={rule.name!r} does not use confident_joint")
+    is_counted = joint is None or isinstance(joint, ConfidentCounts)
+    return joint if is_counted else entries_of("confident_joint", joint).counts()
+
+
 class Job:
     """Finds label issues: from the inputs of the user to a published result.
 
@@ -266,8 +275,13 @@ class Job:
     ) -> None:
         self.started, self.settings, self.layout = time.perf_counter(), settings, layout
         self.attempts = settings.retries + 1
-        self.n_jobs: int = settings.n_jobs  # type: ignore[assignment]  # None was replaced
-        self.output: str | None = settings.output  # type: ignore[assignment]  # checked to be text
+        self.rule = chosen_filter(settings)
+        self.checks = RowChecks.of(
+            allow_zero_rows=settings.allow_zero_rows, allow_unnormalized_rows=settings.allow_unnormalized_rows
+        )
+        self.given_joint = _given_joint(settings.confident_joint, self.rule)
+        self.n_jobs = fork_pool.resolve_n_jobs(settings.n_jobs, verbose=settings.progress is not False)
+        self.output = None if settings.output is None else os.fspath(settings.output)
         if self.output is not None:
             check_output_of(settings, labels, pred_probs)
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries, refuse=False)
@@ -285,10 +299,10 @@ class Job:
             attempts=self.attempts,
             from_logits=settings.from_logits,
             allow_zero_rows=settings.allow_zero_rows,
-            dtype=settings.dtype,
+            dtype=check_dtype(settings.dtype),
             open_as=partial(open_label_values, ignore_label=settings.ignore_label) if named else open_labels,
         )
-        rule = settings.filter
+        rule = self.rule
         if isinstance(opened, Source):
             opened, rule = opened.prepared_for(rule), opened.filter_for(rule)
         n_rows, n_classes = opened.shape
@@ -296,7 +310,7 @@ class Job:
         mapping = LabelMapping.of(values, settings.ignore_label, names, labels, pred_probs)
         found_ids = open_ids(ids, n_rows, self.layout)
         rule.check_classes(n_classes)
-        joint = settings.given_joint
+        joint = self.given_joint
         if joint is not None and joint.n_classes != n_classes:
             raise InvalidInputError(f"confident_joint has {joint.n_classes:,} classes, pred_probs {n_classes:,}")
         return Given(mapping, opened, rule, found_ids)
@@ -372,7 +386,7 @@ class Job:
         labels, pred_probs = given.pair
         if not isinstance(pred_probs, EnsembleSource) or pred_probs.weights != "accuracy":
             return given
-        checks, ignored = self.settings.checks, given.mapping.ignored
+        checks, ignored = self.checks, given.mapping.ignored
         weights = member_accuracies(labels, pred_probs, self.executor, checks, ignored)
         return replace(given, pred_probs=pred_probs.with_weights(weights), n_weighing=1)
 
@@ -497,14 +511,14 @@ class _Run(Passes):
         check_owned: Callable[[], None],
         n_forks: int,
     ) -> None:
-        checks, show = job.settings.checks, job.settings.progress
+        checks, show = job.checks, job.settings.progress
         super().__init__(inputs, given.rule, job.executor, kept, accepted=checks, show=show, n_forks=n_forks)
         self.job, self.given, self.fit, self.stage, self._check_owned = job, given, fit, stage, check_owned
 
     def find(self) -> LabelIssues:
         """Find, sort and publish."""
         inputs, stage, rule, given = self.inputs, self.stage, self.rule, self.given
-        found = self.run(self.job.settings.given_joint, exactly=stage is not None)
+        found = self.run(self.job.given_joint, exactly=stage is not None)
         self._check_owned()
         issues: IssueParts
         if stage is not None:
@@ -550,7 +564,7 @@ class _Run(Passes):
         mapping, findings = self.given.mapping, totals.findings
         describe = None if mapping.table is None else partial(retry, self.job.attempts, mapping.describe_unknown)
         findings = findings if layout is None else findings.placed(layout.in_words)
-        raise_or_warn(findings, self.inputs.n_classes, settings.checks, counts, describe)
+        raise_or_warn(findings, self.inputs.n_classes, self.job.checks, counts, describe)
 
     def check_fit(self, totals: ScanTotals, confident: ConfidentCounts) -> str:
         """Warn if labels and predictions do not seem to belong together; return the text of the warning, or ""."""
@@ -594,8 +608,7 @@ class _Run(Passes):
         if n_issues * ISSUE_BYTES > room:
             raise MemoryLimitError(
                 f"the {n_issues:,} issues would take {size(n_issues * ISSUE_BYTES)} in this process, but may take only "
-                f"{size(room)}. Write them to an output, which may be of any size: output='issues.zarr' "
-                "(-o issues.zarr)"
+                f"{size(room)}. Write them to a file of any size with output='issues.zarr'"
             )
 
     def _room(self) -> int:
@@ -642,7 +655,14 @@ class _Run(Passes):
 
 def facts_of_workdir(given: Given, settings: JobSettings) -> dict[str, Any]:
     """Return the facts that all runs in one workdir have in common."""
-    return fingerprint(given.pred_probs, asdict(given.rule.settings) | settings.checks.flags())
+    return fingerprint(
+        given.pred_probs,
+        asdict(given.rule.settings)
+        | {
+            "allow_zero_rows": settings.allow_zero_rows,
+            "allow_unnormalized_rows": settings.allow_unnormalized_rows is True,
+        },
+    )
 
 
 def parts_of_workdir(

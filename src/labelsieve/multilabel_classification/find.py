@@ -17,6 +17,7 @@ of core, in a memory that is planned, on threads or a cluster, resumed from a wo
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -25,30 +26,79 @@ import numpy as np
 from labelsieve.confident_learning.filters import joint_of_tags
 from labelsieve.confident_learning.joint import ConfidentCounts
 from labelsieve.errors import InvalidInputError
-from labelsieve.job.inputs import SETTING_NAMES, JobSettings, check_output_of
+from labelsieve.find import Task
 from labelsieve.job.job import Job
 from labelsieve.job.plan import Plan
 from labelsieve.multilabel_classification.issues import MultilabelIssues
 from labelsieve.multilabel_classification.rows import open_tags
-from labelsieve.options import FOR_FINDING, explain_keywords
+from labelsieve.options import OPTIONS, JobSettings
 from labelsieve.results.result import check_class_names
 from labelsieve.results.units import TagLayout, classes_of_tags
+from labelsieve.sources.composite import check_dtype
 from labelsieve.sources.objects import retry
 
-# Settings of `labelsieve.find_label_issues` that tags have no use for.
-_NOT_HERE: Final = {
-    "summaries": "give labels and pred_probs",
-    "n_classes": "pred_probs has a column for each tag",
-    "adjust_pred_probs": "multilabel_classification.rank.get_label_quality_scores(..., adjust_pred_probs=True) "
-    "has such scores",
-    "ignore_label": "leave out examples without labels; an example without any tag is []",
-    "allow_unnormalized_rows": "the probabilities of tags need not add up to 1 anyway",
-}
-SETTINGS: Final = tuple(name for name in SETTING_NAMES if name not in _NOT_HERE)
-KNOWN: Final = {name: text for name, text in FOR_FINDING.items() if name != "multi_label"} | _NOT_HERE
+__all__ = ["find_label_issues", "plan_label_issues"]
 
 
-@explain_keywords(KNOWN, SETTINGS)
+def _open(labels: Any, pred_probs: Any, settings: JobSettings) -> Job:
+    """Return the job over the tags of all examples as rows."""
+    opening = partial(
+        open_tags,
+        data=settings.data,
+        ids=settings.ids,
+        from_logits=settings.from_logits,
+        dtype=check_dtype(settings.dtype),
+        names=settings.class_names,
+    )
+    found = retry(settings.retries + 1, opening, labels, pred_probs)
+    tags = check_class_names(settings.class_names, found.n_tags)
+    texts = [f"tag {tag}" for tag in range(found.n_tags)] if tags is None else tags
+    rows = settings.changed(
+        data=None,
+        ids=found.ids,
+        from_logits=False,
+        dtype=None,
+        class_names=classes_of_tags(texts),
+        confident_joint=_checked_joint(settings.confident_joint, found.n_tags),
+        batch_size="auto" if settings.batch_size == "auto" else settings.batch_size * found.n_tags,
+    )
+    return Job(found.labels, found.pred_probs, rows, layout=TagLayout(found.n_examples, found.n_tags, tags))
+
+
+def _checked_joint(joint: Any, n_tags: int) -> ConfidentCounts | None:
+    """Return the counts of the user; None without any."""
+    if joint is None:
+        return None
+    found = np.asarray(joint)
+    if found.shape != (n_tags, 2, 2) or found.dtype.kind not in "iu":
+        raise InvalidInputError(
+            f"confident_joint must be integers of the shape ({n_tags}, 2, 2): for each tag the counts by label and "
+            f"true label, not {found.dtype} of the shape {found.shape}"
+        )
+    if found.min(initial=0) < 0:
+        raise InvalidInputError(f"confident_joint has counts below 0 (first: {int(found[found < 0][0])})")
+    return joint_of_tags(found.astype(np.int64))
+
+
+TASK: Final = Task(
+    "tags",
+    "one of the tags of an example",
+    _open,
+    MultilabelIssues,
+    options={"filter_by": replace(OPTIONS["filter_by"], default="prune_by_noise_rate")},
+    without={
+        "summaries": "give labels and pred_probs",
+        "n_classes": "pred_probs has a column for each tag",
+        "adjust_pred_probs": "multilabel_classification.rank.get_label_quality_scores(..., adjust_pred_probs=True) "
+        "has such scores",
+        "ignore_label": "leave out examples without labels; an example without any tag is []",
+        "allow_unnormalized_rows": "the probabilities of tags need not add up to 1 anyway",
+        "multi_label": "leave it out: an example has any number of tags here",
+    },
+)
+
+
+@TASK.finds
 def find_label_issues(
     labels: Any = None, pred_probs: Any = None, *, confident_joint: Any = None, **settings: Any
 ) -> MultilabelIssues:
@@ -109,13 +159,11 @@ def find_label_issues(
     >>> found.pairs().tolist(), found.rows.facts.n_reads
     ([[4, 0]], 1)
     """
-    return MultilabelIssues(_job(labels, pred_probs, confident_joint, settings).run())
+    raise NotImplementedError  # the task runs
 
 
-@explain_keywords(KNOWN, SETTINGS)
-def plan_label_issues(
-    labels: Any = None, pred_probs: Any = None, *, confident_joint: Any = None, **settings: Any
-) -> Plan:
+@TASK.plans(find_label_issues)
+def plan_label_issues(*args: Any, **settings: Any) -> Plan:
     """Plan a run of `find_label_issues`: batches, partitions, tasks, bytes and memory.
 
     Parameters
@@ -138,43 +186,4 @@ def plan_label_issues(
     >>> plan.n_rows, plan.n_reads, plan.bytes_read
     (6, 2, 96)
     """
-    return _job(labels, pred_probs, confident_joint, settings | {"progress": False}).plan()
-
-
-def _job(labels: Any, pred_probs: Any, confident_joint: Any, settings: dict[str, Any]) -> Job:
-    """Return the job over the tags of all examples as rows."""
-    filter_by = settings.get("filter_by", "prune_by_noise_rate")
-    choices = JobSettings(**settings | {"filter_by": filter_by})
-    check_output_of(choices, labels, pred_probs)
-    names = choices.class_names
-    opening = partial(
-        open_tags,
-        data=choices.data,
-        ids=choices.ids,
-        from_logits=choices.from_logits,
-        dtype=choices.dtype,
-        names=names,
-    )
-    found = retry(choices.retries + 1, opening, labels, pred_probs)
-    tags = check_class_names(names, found.n_tags)
-    texts = [f"tag {tag}" for tag in range(found.n_tags)] if tags is None else tags
-    joint = None if confident_joint is None else _checked_joint(confident_joint, found.n_tags)
-    used = {"confident_joint": joint, "data": None, "from_logits": False, "dtype": None, "ids": found.ids}
-    if choices.batch_size != "auto":
-        used["batch_size"] = choices.batch_size * found.n_tags
-    classes = classes_of_tags(texts)
-    rows = JobSettings(**settings | {"filter_by": filter_by, "class_names": classes} | used)
-    return Job(found.labels, found.pred_probs, rows, layout=TagLayout(found.n_examples, found.n_tags, tags))
-
-
-def _checked_joint(joint: Any, n_tags: int) -> ConfidentCounts:
-    """Return the counts of the user."""
-    found = np.asarray(joint)
-    if found.shape != (n_tags, 2, 2) or found.dtype.kind not in "iu":
-        raise InvalidInputError(
-            f"confident_joint must be integers of the shape ({n_tags}, 2, 2): for each tag the counts by label and "
-            f"true label, not {found.dtype} of the shape {found.shape}"
-        )
-    if found.min(initial=0) < 0:
-        raise InvalidInputError(f"confident_joint has counts below 0 (first: {int(found[found < 0][0])})")
-    return joint_of_tags(found.astype(np.int64))
+    raise NotImplementedError  # the task plans

@@ -19,7 +19,7 @@ from labelsieve.results import store as export
 from labelsieve.results.report import Plots
 from labelsieve.results.result import Result, frame_of
 from labelsieve.results.store import StoredScores, check_ending, read_result
-from labelsieve.results.units import EqualImages, Layout, PixelLayout, TagLayout, TokenLayout
+from labelsieve.results.units import Layout
 from labelsieve.storage.folder import open_folder
 from labelsieve.storage.remote import check_place
 
@@ -926,15 +926,6 @@ def _next_edges(layout: Layout, first: int, n_rows: int) -> Int64s:
     return fitting
 
 
-# How each layout is shown.
-_GROUPED: Final[dict[type[Layout], str]] = {
-    EqualImages: "segmentation.issues:SegmentationIssues",
-    PixelLayout: "segmentation.issues:SegmentationIssues",
-    TagLayout: "multilabel_classification.issues:MultilabelIssues",
-    TokenLayout: "token_classification.issues:TokenIssues",
-}
-
-
 def load(path: str | os.PathLike[str]) -> LabelIssues | GroupedIssues | Audit:
     """Open a saved result or audit; issues and scores are read when they are used.
 
@@ -977,6 +968,5 @@ def load(path: str | os.PathLike[str]) -> LabelIssues | GroupedIssues | Audit:
     issues = load_rows(path)
     if issues.layout is None:
         return issues
-    module, name = _GROUPED[type(issues.layout)].split(":")
-    grouped: GroupedIssues = getattr(later(module), name)(issues)
+    grouped: GroupedIssues = later("find").task_of(issues.layout.task).wrap(issues)
     return grouped

@@ -43,7 +43,7 @@ from labelsieve.errors import (
     warn,
 )
 from labelsieve.results.result import IdParts, IssueRows, Result, RunFacts
-from labelsieve.results.units import LAYOUTS
+from labelsieve.results.units import layout_of
 from labelsieve.sources.names import escape_formula
 from labelsieve.storage.checked import (
     RESTORE,
@@ -451,7 +451,7 @@ def read_result(folder: Folder) -> dict[str, Any]:
         "facts": RunFacts(**{name: facts[name] for name in known}),
         "class_names": None if names is None else tuple(names),
         "ids": StoredIds(group) if _IDS in stored else None,
-        "layout": layout and LAYOUTS[layout.pop("kind")].restored(layout, of_groups),
+        "layout": layout and layout_of(layout.pop("kind")).restored(layout, of_groups),
     }
 
 

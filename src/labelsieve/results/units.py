@@ -7,6 +7,7 @@ knows the groups; a run has rows.
 from __future__ import annotations
 
 import abc
+import importlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -15,6 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.thresholds import Int64s
+from labelsieve.options import TASKS
+
+_LAYOUTS: dict[str, type[Layout]] = {}
 
 
 class Layout(abc.ABC):
@@ -51,6 +55,10 @@ class Layout(abc.ABC):
     attributes: Mapping[str, Any] = MappingProxyType({})
     tags: int | Sequence[str] | None = None
     mask_shape: tuple[int, ...] | None = None
+
+    def __init_subclass__(cls) -> None:
+        if hasattr(cls, "kind"):
+            _LAYOUTS[cls.kind] = cls
 
     @abc.abstractmethod
     def edges(self, start: int, stop: int) -> Int64s:
@@ -255,7 +263,12 @@ def classes_of_tags(tags: Sequence[str]) -> list[str]:
     return [text for tag in tags for text in (f"not {tag}", tag)]
 
 
-LAYOUTS: dict[str, type[Layout]] = {one.kind: one for one in (TokenLayout, PixelLayout, EqualImages, TagLayout)}
+def layout_of(kind: str) -> type[Layout]:
+    """Return the layout of a stored result by its `kind`."""
+    for module in TASKS.values():
+        if kind not in _LAYOUTS:  # that of a task which is not imported yet
+            importlib.import_module(module)
+    return _LAYOUTS[kind]
 
 
 def ends(lengths: npt.NDArray[Any]) -> Int64s:

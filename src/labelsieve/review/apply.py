@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.checks import rows_in_words
 from labelsieve.confident_learning.thresholds import Bools, Int32s, Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.options import CONFLICT_RULES, NOTHING, TASKS, UNSURE_RULES, IgnoreLabel, check_flag, check_one_of
@@ -254,7 +255,7 @@ def check_against(
             other,
             f" has {decisions.given[first]!r} as the given label, labels has {labels[before[first]]!r}: another "
             "dataset, or labels already changed",
-            f"{len(other):,} given labels are not those in labels: ",
+            f"{rows_in_words(len(other), 'given label differs', 'given labels differ')} from labels: ",
         )
     resulting, changes = before.copy(), np.isin(decisions.words, CHANGING)
     resulting[decisions.words == WORDS.index("unsure")] = UNSURE
@@ -339,9 +340,10 @@ def settle(decisions: Decisions, outcomes: Outcomes, rule: str) -> Settled:
             chosen[group] = last if rule == "last" else -1
     if conflicts and rule == "error":
         some = ", ".join(map(str, conflicts[:_NAMED])) + (", ..." if len(conflicts) > _NAMED else "")
-        rules = ", ".join(repr(other) for other in CONFLICT_RULES[1:])
+        rules = " or ".join(f"conflicts={other!r}" for other in CONFLICT_RULES[1:])
         raise InvalidInputError(
-            f"decisions: they differ in {len(conflicts):,} rows: {some}: choose a rule for such rows: conflicts={rules}"
+            f"decisions: they differ in {rows_in_words(len(conflicts), 'row', 'rows')}: {some}: choose a "
+            f"rule for such rows with {rules}"
         ).at([(one.row, one.row + 1) for one in conflicts[:_NAMED]])
     return Settled(chosen[chosen >= 0], is_corrected, tuple(conflicts))
 
@@ -579,7 +581,7 @@ class AppliedDecisions:
         return kept
 
     def __repr__(self) -> str:
-        more = f", {len(self.dropped):,} rows to leave out" if len(self.dropped) else ""
+        more = f", {rows_in_words(len(self.dropped), 'row', 'rows')} to leave out" if len(self.dropped) else ""
         where = f", written to {self.output}" if self.output else ""
         return f"<AppliedDecisions: {len(self.changed):,} of {self.n_rows:,} labels changed{more}{where}>"
 
@@ -679,7 +681,7 @@ def apply_decisions(
     ... )
     >>> applied = labelsieve.apply_decisions(["cat", "dog", "cat"], decided, unsure="drop")
     >>> applied
-    <AppliedDecisions: 1 of 3 labels changed, 1 rows to leave out>
+    <AppliedDecisions: 1 of 3 labels changed, 1 row to leave out>
     >>> applied.labels.tolist(), applied.dropped.tolist()
     (['cat', 'dog', 'dog'], [1])
 
@@ -986,7 +988,7 @@ def _accepted_changes(
     if len(wrong):
         row = int(rows[wrong[0]])
         raise InvalidInputError(
-            f"issues: {len(wrong):,} given labels are not those in labels, the first in row {row:,}: another dataset, "
-            "or labels already changed"
+            f"issues: {rows_in_words(len(wrong), 'given label differs', 'given labels differ')} from labels, the first "
+            f"in row {row:,}: another dataset, or labels already changed"
         ).at([(row, row + 1)])
     return _LabelChanges(rows, before, classes[suggested], np.full(len(rows), -1, np.intp))

@@ -209,8 +209,8 @@ class ReviewRows:
             self._compare(stored)
         if (self.given == NO_CLASS).any():
             raise InvalidInputError(
-                "the given labels of rows that are not issues are not in the result: give labels= (--labels), or draw "
-                "the audit with them"
+                "the given labels of rows that are not issues are not in the result: give labels=... (--labels), or "
+                "draw the audit with them"
             )
         self.things, self.n_things = self.rows, result.n_rows
         if result.layout is not None:

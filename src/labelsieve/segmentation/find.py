@@ -22,39 +22,56 @@ however the images are stored or read. A message about bad values names image, `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.job.inputs import SETTING_NAMES, JobSettings, check_output_of
+from labelsieve.find import Task
 from labelsieve.job.job import Job
 from labelsieve.job.plan import Plan
-from labelsieve.options import FOR_FINDING, explain_keywords
+from labelsieve.options import FOR_FINDING, JobSettings
 from labelsieve.results.units import EqualImages, Layout, PixelLayout
 from labelsieve.segmentation.issues import SegmentationIssues
 from labelsieve.segmentation.rows import OpenedImages, check_images, open_masks, open_planes
 from labelsieve.sources.objects import retry
 
-# Settings of `labelsieve.find_label_issues` that images have no use for.
-_NOT_HERE: Final = {
-    "data": "give labels and pred_probs as arrays or files",
-    "summaries": "give labels and pred_probs as arrays or files",
-    "n_classes": "pred_probs has a plane for each class",
-}
-SETTINGS: Final = tuple(name for name in SETTING_NAMES if name not in _NOT_HERE)
-KNOWN: Final = (
-    FOR_FINDING
-    | _NOT_HERE
-    | {
+__all__ = ["find_label_issues", "plan_label_issues"]
+
+
+def _open(labels: Any, pred_probs: Any, settings: JobSettings) -> Job:
+    """Return the job for pixels as rows."""
+    attempts = settings.retries + 1
+    masks, planes = retry(attempts, open_masks, labels), retry(attempts, open_planes, pred_probs)
+    check_images(masks, planes)
+    return Job(masks.rows, planes.rows, settings, layout=_layout(planes))
+
+
+def _layout(images: OpenedImages) -> Layout:
+    sizes: npt.NDArray[np.int64] = images.sizes
+    if (sizes == sizes[0]).all():
+        height, width = sizes[0].tolist()
+        return EqualImages(len(sizes), height, width)
+    return PixelLayout(sizes)
+
+
+TASK: Final = Task(
+    "segmentation",
+    "a pixel of a mask",
+    _open,
+    SegmentationIssues,
+    without={
+        "data": "give labels and pred_probs as arrays or files",
+        "summaries": "give labels and pred_probs as arrays or files",
+        "n_classes": "pred_probs has a plane for each class",
+        "confident_joint": FOR_FINDING["confident_joint"],
         "return_mask": "the result has .mask(), and .mask(i) of image i",
         "downsample": "merge blocks of pixels before the call, and give the smaller labels and pred_probs",
-    }
+    },
 )
 
 
-@explain_keywords(KNOWN, SETTINGS)
+@TASK.finds
 def find_label_issues(labels: Any, pred_probs: Any, **settings: Any) -> SegmentationIssues:
     """Find the pixels whose labels are probably wrong, out of core.
 
@@ -116,11 +133,11 @@ def find_label_issues(labels: Any, pred_probs: Any, **settings: Any) -> Segmenta
     >>> found.num_issues, found.n_ignored, found.shape(1)
     (0, 2, (4, 4))
     """
-    return SegmentationIssues(_job(labels, pred_probs, settings).run())
+    raise NotImplementedError  # the task runs
 
 
-@explain_keywords(KNOWN, SETTINGS)
-def plan_label_issues(labels: Any, pred_probs: Any, **settings: Any) -> Plan:
+@TASK.plans(find_label_issues)
+def plan_label_issues(*args: Any, **settings: Any) -> Plan:
     """Plan a run of `find_label_issues`: batches, partitions, bytes and memory. No data is read.
 
     Parameters
@@ -150,23 +167,4 @@ def plan_label_issues(labels: Any, pred_probs: Any, **settings: Any) -> Plan:
     >>> plan.n_rows, plan.n_partitions, plan.bytes_read
     (640, 1, 20480)
     """
-    return _job(labels, pred_probs, settings | {"progress": False}).plan()
-
-
-def _job(labels: Any, pred_probs: Any, given: Mapping[str, Any]) -> Job:
-    """Return the job for pixels as rows."""
-    settings = JobSettings(**given)
-    check_output_of(settings, labels, pred_probs)
-    attempts = settings.retries + 1
-    masks = retry(attempts, open_masks, labels)
-    planes = retry(attempts, open_planes, pred_probs)
-    check_images(masks, planes)
-    return Job(masks.rows, planes.rows, settings, layout=_layout(planes))
-
-
-def _layout(images: OpenedImages) -> Layout:
-    sizes: npt.NDArray[np.int64] = images.sizes
-    if (sizes == sizes[0]).all():
-        height, width = sizes[0].tolist()
-        return EqualImages(len(sizes), height, width)
-    return PixelLayout(sizes)
+    raise NotImplementedError  # the task plans

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Final
 
 from labelsieve.errors import InvalidInputError
-from labelsieve.job.inputs import SETTING_NAMES, JobSettings, check_output_of
+from labelsieve.find import Task
 from labelsieve.job.job import Job
 from labelsieve.job.plan import Plan
-from labelsieve.options import FOR_FINDING, explain_keywords
+from labelsieve.options import FOR_FINDING, JobSettings, Option
 from labelsieve.results.units import TokenLayout
 from labelsieve.sources.objects import retry
 from labelsieve.sources.tables import open_columns
@@ -25,14 +24,63 @@ from labelsieve.token_classification.rows import (
 
 __all__ = ["find_label_issues", "plan_label_issues"]
 
-KNOWN: Final = FOR_FINDING | {
-    "low_memory": "leave it out: pred_probs need not fit in memory",
-    "tokens": "the result takes the words: .to_frame(tokens=...), .report(..., tokens=...)",
-}
-SETTINGS: Final = SETTING_NAMES
+
+def _open(labels: Any, pred_probs: Any, settings: JobSettings, *, offsets: Any, sentence_ids: Any) -> Job:
+    """Return the job whose rows are tokens. Of files, labels and offsets are read at most."""
+    tokens, ids = retry(settings.retries + 1, _open_tokens, labels, pred_probs, offsets, sentence_ids, settings)
+    layout = TokenLayout(tokens.edges)
+    if settings.data is not None:
+        settings = settings.changed(data=None, ids=ids)
+    job = Job(tokens.labels, tokens.pred_probs, settings, named=True, layout=layout)
+    n_rows, n_tokens = job.given.pred_probs.shape[0], int(tokens.edges[-1])
+    if n_rows != n_tokens:
+        what = f"offsets end at {n_tokens:,}" if offsets is not None else f"sentence_ids has {n_tokens:,} numbers"
+        raise InvalidInputError(f"{what}, but pred_probs has {n_rows:,} rows, one for each token")
+    return job
 
 
-@explain_keywords(KNOWN, SETTINGS)
+def _open_tokens(
+    labels: Any, pred_probs: Any, offsets: Any, sentence_ids: Any, choices: JobSettings
+) -> tuple[Tokens, Any]:
+    """Return the tokens of all sentences, in whatever form they were given, and the user's names of the sentences."""
+    if offsets is not None and sentence_ids is not None:
+        raise InvalidInputError("give offsets or sentence_ids, not both")
+    data, ids, null_labels = choices.data, choices.ids, choices.ignore_label is None
+    if offsets is None and sentence_ids is None:
+        if data is None:
+            return join_sentences(labels, pred_probs), ids
+        return open_token_table(data, labels, pred_probs, ids, null_labels=null_labels)
+    given = "offsets" if sentence_ids is None else "sentence_ids"
+    if data is None and (depth_of(labels) > 1 or depth_of(pred_probs) > 2):
+        raise InvalidInputError(f"leave out {given}, which are for arrays of all tokens: these are lists of sentences")
+    if data is not None:
+        if isinstance(ids, str):
+            raise InvalidInputError("ids name sentences, but data has a row for each token: give them as an array")
+        column = sentence_ids if isinstance(sentence_ids, str) else None
+        labels, pred_probs, found = open_columns(data, labels, pred_probs, column, null_labels=null_labels)
+        sentence_ids = sentence_ids if column is None else found
+    edges = edges_of_ids(sentence_ids) if offsets is None else edges_of_offsets(offsets)
+    return Tokens(labels, pred_probs, edges), ids
+
+
+TASK: Final = Task(
+    "tokens",
+    "a word of a sentence",
+    _open,
+    TokenIssues,
+    options={
+        "offsets": Option(help="Where each sentence begins, and the last one ends.", metavar="FILE"),
+        "sentence_ids": Option(help="The sentence of each token.", metavar="FILE"),
+    },
+    without={
+        "confident_joint": FOR_FINDING["confident_joint"],
+        "low_memory": "leave it out: pred_probs need not fit in memory",
+        "tokens": "the result takes the words: .to_frame(tokens=...), .report(..., tokens=...)",
+    },
+)
+
+
+@TASK.finds
 def find_label_issues(
     labels: Any = None, pred_probs: Any = None, *, offsets: Any = None, sentence_ids: Any = None, **settings: Any
 ) -> TokenIssues:
@@ -86,13 +134,11 @@ def find_label_issues(
     >>> found.to_frame()[["sentence", "token", "given_label", "suggested_label"]].values.tolist()
     [[2, 1, 1, 0]]
     """
-    return TokenIssues(_job(labels, pred_probs, offsets, sentence_ids, settings).run())
+    raise NotImplementedError  # the task runs
 
 
-@explain_keywords(KNOWN, SETTINGS)
-def plan_label_issues(
-    labels: Any = None, pred_probs: Any = None, *, offsets: Any = None, sentence_ids: Any = None, **settings: Any
-) -> Plan:
+@TASK.plans(find_label_issues)
+def plan_label_issues(*args: Any, **settings: Any) -> Plan:
     """Plan a run of `find_label_issues`: batches, partitions, tasks, bytes, memory and time.
 
     Parameters
@@ -120,52 +166,4 @@ def plan_label_issues(
     >>> plan.n_partitions, plan.bytes_read
     (1, 32000)
     """
-    return _job(labels, pred_probs, offsets, sentence_ids, settings | {"progress": False}).plan()
-
-
-def _job(labels: Any, pred_probs: Any, offsets: Any, sentence_ids: Any, settings: dict[str, Any]) -> Job:
-    """Return the job whose rows are tokens. Of files, labels and offsets are read at most.
-
-    Parameters
-    ----------
-    labels, pred_probs, offsets, sentence_ids : object
-        As `find_label_issues` takes them.
-    settings : dict
-        Those of `JobSettings`.
-    """
-    choices = JobSettings(**settings)
-    check_output_of(choices, labels, pred_probs, offsets, sentence_ids)
-    tokens, ids = retry(choices.retries + 1, _open_tokens, labels, pred_probs, offsets, sentence_ids, choices)
-    layout = TokenLayout(tokens.edges)
-    if choices.data is not None:
-        choices = replace(choices, data=None, ids=ids)
-    job = Job(tokens.labels, tokens.pred_probs, choices, named=True, layout=layout)
-    n_rows, n_tokens = job.given.pred_probs.shape[0], int(tokens.edges[-1])
-    if n_rows != n_tokens:
-        what = f"offsets end at {n_tokens:,}" if offsets is not None else f"sentence_ids has {n_tokens:,} numbers"
-        raise InvalidInputError(f"{what}, but pred_probs has {n_rows:,} rows, one for each token")
-    return job
-
-
-def _open_tokens(
-    labels: Any, pred_probs: Any, offsets: Any, sentence_ids: Any, choices: JobSettings
-) -> tuple[Tokens, Any]:
-    """Return the tokens of all sentences, in whatever form they were given, and the user's names of the sentences."""
-    if offsets is not None and sentence_ids is not None:
-        raise InvalidInputError("give offsets or sentence_ids, not both")
-    data, ids, null_labels = choices.data, choices.ids, choices.ignore_label is None
-    if offsets is None and sentence_ids is None:
-        if data is None:
-            return join_sentences(labels, pred_probs), ids
-        return open_token_table(data, labels, pred_probs, ids, null_labels=null_labels)
-    given = "offsets" if sentence_ids is None else "sentence_ids"
-    if data is None and (depth_of(labels) > 1 or depth_of(pred_probs) > 2):
-        raise InvalidInputError(f"leave out {given}, which are for arrays of all tokens: these are lists of sentences")
-    if data is not None:
-        if isinstance(ids, str):
-            raise InvalidInputError("ids name sentences, but data has a row for each token: give them as an array")
-        column = sentence_ids if isinstance(sentence_ids, str) else None
-        labels, pred_probs, found = open_columns(data, labels, pred_probs, column, null_labels=null_labels)
-        sentence_ids = sentence_ids if column is None else found
-    edges = edges_of_ids(sentence_ids) if offsets is None else edges_of_offsets(offsets)
-    return Tokens(labels, pred_probs, edges), ids
+    raise NotImplementedError  # the task plans

@@ -10,15 +10,18 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.thresholds import Float64s
 from labelsieve.errors import InputTypeError, MissingDependencyError
-from labelsieve.options import Method, explain_keywords
+from labelsieve.options import FOR_FINDING, Method, explain_keywords
 from labelsieve.results.units import ends
-from labelsieve.token_classification.find import KNOWN, SETTINGS, find_label_issues
+from labelsieve.token_classification.find import TASK, find_label_issues
 from labelsieve.token_classification.issues import TEMPERATURE, SentenceScoreMethod, Words
 
 __all__ = ["get_label_quality_scores", "issues_from_scores"]
 
 
-@explain_keywords(KNOWN | {"method": "give token_score_method=..."}, [name for name in SETTINGS if name != "method"])
+@explain_keywords(
+    FOR_FINDING | TASK.without | {"method": "give token_score_method=..."},
+    [name for name in TASK.all_options if name != "method"],
+)
 def get_label_quality_scores(
     labels: Any = None,
     pred_probs: Any = None,

@@ -309,6 +309,7 @@ def test_stored_summaries_are_examined_too(monkeypatch):
     assert find_text(labels, batch_size=50, partition_batches=1) == text_of(labels, PREDICTED)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize(
     "settings",
     [

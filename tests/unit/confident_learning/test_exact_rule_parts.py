@@ -40,6 +40,7 @@ def strip(k, dtype, seed=0, n=300):
     return labels, probs, thresholds
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("k", [2, 3, 32, 33, 40, 100])
 @pytest.mark.parametrize("most_rows", [0.0, 0.4, 1.1])
@@ -85,6 +86,7 @@ def test_the_smallest_number_that_is_no_less(dtype):
 # Cuts of classes -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bins", [8, 1 << 18])
 @pytest.mark.parametrize("max_candidates", [0, 3, 1000])
@@ -124,6 +126,7 @@ def test_the_lowest_of_each_class_are_taken_in_any_cut(monkeypatch, dtype, bins,
 # Margins of pairs ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("few_pairs", [0, 4096])
 @pytest.mark.parametrize("n_pairs", [3, 70_000])
 def test_the_largest_margins_are_kept_with_the_lower_of_tied_rows(monkeypatch, few_pairs, n_pairs):
@@ -177,6 +180,7 @@ def dense(counts):
     return matrix
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("k", [2, 3, 10, 50])
 @pytest.mark.parametrize("mean", [0.1, 1, 5])
 def test_the_calibrated_joint_and_its_prune_counts_are_those_of_cleanlab(k, mean):
@@ -291,6 +295,7 @@ def test_labels_can_be_left_out_of_prune_counts():
     assert (left.edges.tolist(), left.classes.tolist(), left.by_pair.tolist()) == ([0, 0, 1, 1], [0], [2])
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("k", [2, 3, 255, 256, 300])
 @pytest.mark.parametrize("held", [1, 100, 1 << 18])
 def test_pairs_are_counted_some_rows_at_a_time(k, held, monkeypatch):

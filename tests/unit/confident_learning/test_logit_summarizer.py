@@ -44,6 +44,7 @@ def same(labels, logits, settings=SETTINGS[0], strip=None):
     return found
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
 @pytest.mark.parametrize("n_classes", [2, 10, 40, 300])
 @pytest.mark.parametrize("settings", SETTINGS)

@@ -33,6 +33,7 @@ def planes_of(probs):
     return wide[:, 5 : 5 + len(probs)].T
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4"])
 @pytest.mark.parametrize("n_classes", [2, 33, 64, 65])

@@ -96,6 +96,7 @@ def test_entropy_clips_what_lies_a_little_outside():
         assert quality_scores.confidence_weighted_entropy(inside, np.array([label])).tolist() == got.tolist()
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("n_classes", CLASSES)
 @pytest.mark.parametrize("absent", [False, True])

@@ -62,6 +62,7 @@ def test_ordered_bits_compare_like_floats(pair):
     assert (pair[0] == pair[1]) == (a == b)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("slice_rows", [3, 1 << 16])
 def test_a_histogram_counts_each_score_in_the_bin_of_its_leading_bits(monkeypatch, dtype, slice_rows):
@@ -89,6 +90,7 @@ def test_the_last_digit_of_a_cut_may_be_short():
     assert score_histogram(scores, cut).shape == (8,)
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("max_candidates", [1, 2, 10, 1000])
 @pytest.mark.parametrize("decimals", [1, 3, 17])
@@ -161,6 +163,7 @@ def test_rows_up_to_a_cut_keep_the_first_ties_only(monkeypatch, slice_rows):
     assert rows_up_to(scores[:0], cut, 3).tolist() == []
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("decimals", [1, 3, 12])
 @pytest.mark.parametrize("n_rows", [0, 1, 2, 70_000])
@@ -171,6 +174,7 @@ def test_lowest_first_is_a_stable_sort(dtype, decimals, n_rows):
         assert want[:count].tolist() == radix_select.lowest_first(scores, count).tolist()
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("decimals", [0, 1, 17])
 @pytest.mark.parametrize("max_candidates", [1, 1 << 18])

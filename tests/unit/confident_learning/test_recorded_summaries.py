@@ -32,6 +32,7 @@ def totals_of(summarizer, labels, rows, size=77):
     return summarizer.take(), summarizer.totals()
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("recorded", [(), ("normalized_margin",), ("row_sum",)], ids=str)
 def test_the_table_is_that_of_the_probabilities(dtype, recorded):

@@ -23,6 +23,7 @@ def naive_softmax(logits):
     return np.array(rows)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
 @pytest.mark.parametrize("n_classes", [2, 3, 17, 300])
 def test_softmax_equals_a_naive_one(dtype, n_classes):

@@ -38,6 +38,7 @@ def test_class_dtype_is_the_smallest_that_holds_the_last_class(n_classes, dtype)
     assert class_dtype(n_classes).type(n_classes - 1) == n_classes - 1
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("n_classes", [2, 3, FEW - 1, FEW, FEW + 1, 256, 300])
 def test_first_argmax_is_the_first_of_equal_values(dtype, n_classes):
@@ -117,6 +118,7 @@ def test_memory_layout_does_not_change_a_summary(layout):
     assert want.p_label.tobytes() == got.p_label.tobytes()
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("n_classes", [3, FEW + 1])
 def test_minus_zero_counts_as_zero(dtype, n_classes):
@@ -141,6 +143,7 @@ def test_values_a_little_outside_0_and_1_are_used_as_they_are(dtype):
     assert probs.max(axis=1).tolist() == summary.p_predicted.tolist()
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(
     ("value", "kind"),

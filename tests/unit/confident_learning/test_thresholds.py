@@ -40,6 +40,7 @@ def by_loops(labels, p_label, n_classes):
     return totals
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("slice_rows", [1, 7, 64, 1 << 16])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_class_sums_are_exact_integers(monkeypatch, slice_rows, dtype):
@@ -116,6 +117,7 @@ def test_sums_of_many_rows_do_not_overflow():
     assert class_sums_finalize(full).tolist() == [1.0]
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("slice_rows", [1, 7, 1 << 16])
 @pytest.mark.parametrize("count", naive.COUNTS)

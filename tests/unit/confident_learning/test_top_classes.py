@@ -16,6 +16,7 @@ def largest(probs, k):
     return rows
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("seed", range(6))
 def test_each_row_is_counted_as_with_whole_rows_or_refused(dtype, seed):

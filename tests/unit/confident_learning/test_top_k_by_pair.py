@@ -43,6 +43,7 @@ def searched(labels, probs, prune, least):
     return list(zip(found.pairs.tolist(), found.rows.tolist(), strict=True)), found
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("n_rows", [1, 3, 10, 60])
 @pytest.mark.parametrize("decimals", [None, 1])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

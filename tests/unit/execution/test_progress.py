@@ -64,6 +64,7 @@ def steps_of(bar):
     return [n for n in bar.steps if n]
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("where", ["threads", "synchronous", "forked", "cluster"])
 @pytest.mark.parametrize("adjust", [False, True])
 def test_rows_are_told_as_they_are_done(bars, client, where, adjust):

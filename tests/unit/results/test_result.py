@@ -59,6 +59,7 @@ def results_of(rows, n_rows=2000):
     )
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("k", [4, 300])
 def test_each_issue_comes_with_labels_and_probabilities(dtype, k):

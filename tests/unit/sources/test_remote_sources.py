@@ -141,6 +141,7 @@ def test_zarr_on_s3_gives_the_bits_of_the_array_in_memory(bucket, want, layout):
     assert_same_bits(find(f"{bucket}/labels.zarr", layout_url(bucket, layout)), want)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("batch_size", [70, 33, 140, 5000])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_zarr_in_memory_gives_the_bits_whatever_the_batches(memory, want, layout, batch_size):
@@ -155,6 +156,7 @@ def test_npy_on_s3_gives_the_bits_of_the_array_in_memory(bucket, want):
     assert_same_bits(find(f"{bucket}/labels.npy", f"{bucket}/probs.npy", **again), find(LABELS, PROBS, **again))
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("batch_size", [1, 33, 5000])
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8", ">f8"])
 def test_npy_in_memory_gives_the_bits_whatever_the_requests(memory, monkeypatch, dtype, batch_size):
@@ -281,6 +283,7 @@ def test_labels_on_s3_are_read_where_their_rows_are_and_nowhere_else(tmp_path, b
     assert set(asked.values()) == {1, most}
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize(
     ("act", "choice"),
     [*itertools.product(["find", "plan"], ["labels", "pred_probs", "shards", "workdir", "output"]), ("find", "ids")],
@@ -407,7 +410,6 @@ ORDERS = {
         for promise, kind in in_turn(
             [(0, None), (0, 1000), (100, 700), (333, 334), (500, 500), (100, 700)],
             ["npy", "whole rows", "shards", "npy shards", "zarr shards"],
-            times=2,
         )
     ],
     ids=str,
@@ -473,6 +475,7 @@ def test_an_error_while_reading_ahead_names_the_rows_and_leaves_no_thread(memory
     wait_until(lambda: not any("labelsieve-prefetch" in thread.name for thread in threading.enumerate()))
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("layout", DIRECT)
 @pytest.mark.parametrize("damage", ["empty", "cut", "longer", "another"])
 def test_damaged_chunks_are_errors(memory, layout, damage):
@@ -772,6 +775,7 @@ def write_shards(folder, parts, name="pred_probs-{}.npy"):
     return paths
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("batch_size", [33, 250, "auto"])
 @pytest.mark.parametrize("suffix", [".npy", ".zarr"])
 def test_shards_are_one_array(tmp_path, want, suffix, batch_size):
@@ -1029,6 +1033,7 @@ def parts_of(url, ranges):
     return source.part_identities(ranges)
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize(
     "layout", [{"chunks": (100, 6)}, {"chunks": (50, 4)}, {"chunks": (50, 6), "shards": (100, 6)}], ids=str
 )

@@ -59,6 +59,7 @@ def any_folder(request, tmp_path):
 # Round trips -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_every_dtype_comes_back_in_native_order(any_folder, dtype, order):

@@ -1,34 +1,265 @@
-"""Commands about a result that was found: to report, review, correct, audit, estimate and compare."""
+"""The commands: to find issues and plan that, and to report, review, correct, audit, estimate and compare a result."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from labelsieve.cli.options import EXIT_CODES, PAGE, FilePath, LabelValue, option
+from labelsieve.cli.options import (
+    EXIT_CODES,
+    IMAGES,
+    JSON,
+    TEXTS,
+    FilePath,
+    Parsed,
+    RunCommand,
+    flag,
+    in_options,
+    option,
+)
 from labelsieve.cli.text import (
-    apply_answer,
     apply_text,
-    audit_answer,
     compare_answer,
     compare_text,
     estimate_answer,
     estimate_text,
-    label_studio_answer,
-    review_answer,
+    find_answer,
+    json_line,
+    plan_answer,
+    plan_text,
+    summary_text,
+    timed,
+    worst_text,
 )
 from labelsieve.errors import InvalidInputError, size
-from labelsieve.options import CONFLICT_RULES, NOTHING, TASKS, UNSURE_RULES
-from labelsieve.results.label_issues import LabelIssues, load, load_rows
+from labelsieve.options import CONFLICT_RULES, NOTHING, OPTIONS, TASKS, UNSURE_RULES
+from labelsieve.results import store
+from labelsieve.results.label_issues import GroupedIssues, LabelIssues, load, load_rows
 from labelsieve.results.result import read_class_names
 from labelsieve.results.store import check_ending, check_output, check_writable, replacing
 from labelsieve.review.audit import Audit, check_new_table, estimate
 from labelsieve.storage.folder import LocalFolder
-from labelsieve.storage.remote import without_query
+from labelsieve.storage.remote import check_place, without_query
+
+if TYPE_CHECKING:
+    from labelsieve.find import Task
+
+
+@click.command(cls=RunCommand, epilog=EXIT_CODES)
+@click.pass_context
+def find(
+    ctx: click.Context,
+    /,
+    *,
+    output: str | None,
+    top: int,
+    quiet: bool,
+    json: bool,
+    progress: str,
+    log_level: str | None,
+    report: Path | None,
+    images: str | None,
+    texts: str | None,
+    rows: int,
+    **choices: Any,
+) -> dict[str, Any] | None:
+    """Find the rows whose label is likely wrong.
+
+    LABELS holds the given class of each row and PRED_PROBS the out-of-sample probabilities: .npy files, Zarr arrays, or
+    arrays in .npz and safetensors files (run.npz::probs), as paths or URLs, or shards of these: a pattern in quotes, or
+    their folder. Of a table (--data) they are columns. Neither is given for a table of row summaries (--summaries),
+    which has a few numbers for each row in place of its probabilities.
+
+    Example: labelsieve find labels.npy pred_probs.npy -o issues.csv
+
+    Example: labelsieve find --data predictions.parquet --labels label --pred-probs probs
+
+    Example: labelsieve find --summaries summaries.parquet --n-classes 1000
+
+    Example: labelsieve find --task segmentation masks.npy pred_probs.npy -o issues.csv
+    """
+    from labelsieve.results.report import check_report
+
+    began = time.perf_counter()
+    # Refuse before the run whatever can be refused.
+    columns = _inputs_of(choices)
+    places = (*columns, choices["ids"]) if choices["data"] is None else (choices["data"],)
+    given = (*places, choices["summaries"], choices["class_names"], images, texts)
+    inputs = [check_place("input", path) for path in given if path is not None]
+    if output is not None:
+        check_output(output, inputs)
+    if report is not None:
+        if report.resolve() in [Path(path).resolve() for path in inputs]:
+            raise InvalidInputError(f"{report} is an input, so the report cannot be written there")
+        if choices["task"] == "classification":
+            check_report(report, _n_rows(columns, choices), images, texts)
+        else:  # which pictures and texts fit is known once the groups are
+            check_report(report)
+    elif images is not None or texts is not None:
+        raise InvalidInputError("--images and --texts are for the report: name it with --report")
+    on_cluster = choices["scheduler"] is not None or choices["workers"] is not None
+    task, options = _task_of(ctx, choices)
+    group, say = _group_of(output), _silent if quiet else click.echo
+    level = log_level or ("info" if on_cluster and progress == "auto" and not quiet else "warning")
+    # None shows bars in a terminal.
+    shows_bars = (False if quiet else None) if progress == "auto" else progress == "bar"
+    with logging_to_stderr(level), showing(progress), _cluster_of(choices) as client:
+        found = task.find(*columns, progress=shows_bars, client=client, output=group, **options)
+        issues: LabelIssues = found.rows if isinstance(found, GroupedIssues) else found
+        say(summary_text(issues))
+        say(worst_text(issues, top), nl=False)
+        if output is not None:
+            if group is None:
+                store.write(issues, output)
+            say(f"written to {without_query(output)}")
+        if report is not None:
+            found.report(report, top=rows, images=images, texts=texts)
+            say(f"written to {report}")
+        if issues.facts.misfit:  # again, at the end, where it has not scrolled away
+            say(f"\nWARNING: {issues.facts.misfit}")
+    return find_answer(issues, began, output, report) if json else None
+
+
+@click.command(cls=RunCommand, epilog=EXIT_CODES)
+@click.pass_context
+def plan(
+    ctx: click.Context, /, *, output: str | None, json: bool, log_level: str | None, **choices: Any
+) -> dict[str, Any] | int:
+    """Print the plan of a run: batches, partitions, tasks, bytes and memory. No data is read here.
+
+    Takes the arguments of `labelsieve find`; those for printing and reports have no effect. No cluster is started:
+    --workers plans for a cluster of that many workers, with --threads and --worker-memory for each.
+
+    With --scheduler the cluster is checked: its versions, and its clocks if data is in an object store. Each worker
+    reads a batch of the inputs, and writes a small file to the workdir and a .zarr output, which it removes again. Exit
+    code 1 means that the run would fail; the plan lists the problems.
+
+    Example: labelsieve plan labels.npy pred_probs.npy --max-memory 1GiB
+    """
+    columns = _inputs_of(choices)
+    if output is not None:
+        check_output(output, [path for path in (*columns, choices["data"], choices["summaries"]) if path is not None])
+    task, options = _task_of(ctx, choices)
+    with logging_to_stderr(log_level or "warning"), _cluster_of(choices, start=False) as client:
+        found = task.plan(*columns, client=client, output=_group_of(output), **options)
+    if json:
+        return plan_answer(found)
+    click.echo(in_options(plan_text(found)))
+    return 1 if found.problems else 0
+
+
+def _task_of(ctx: click.Context, choices: Mapping[str, Any]) -> tuple[Task, dict[str, Any]]:
+    """Return the task, and the options of the run that are given.
+
+    Raises
+    ------
+    InvalidInputError
+        For an option that the task does not have.
+    """
+    from labelsieve.find import task_of
+
+    task, options = task_of(choices["task"]), dict[str, Any]()
+    for name, value in choices.items():
+        if ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
+            continue
+        if name in task.all_options:
+            options[name] = read_class_names(value) if name == "class_names" else value
+        elif name in OPTIONS:
+            raise InvalidInputError(f"{flag(name)} is not for --task {task.name}: {task.without[name]}")
+        elif owners := [one for one in TASKS if name in task_of(one).options]:
+            raise InvalidInputError(f"{flag(name)} is for --task {', '.join(owners)}")
+    return task, options
+
+
+def _inputs_of(choices: dict[str, Any]) -> list[Any]:
+    """Remove the places and columns of the inputs from `choices`; return both places, or with --data both columns.
+
+    With --summaries there are none.
+    """
+    label_place, prob_place = choices.pop("label_place"), choices.pop("prob_place")
+    if choices["summaries"] is not None:
+        named = choices["data"], choices.pop("labels"), choices.pop("pred_probs")
+        if any(one is not None for one in (label_place, prob_place, *named)):
+            raise click.UsageError("--summaries takes the place of LABELS, PRED_PROBS and --data")
+        return [None, None]
+    found = list[Any]()
+    for name, place in (("labels", label_place), ("pred_probs", prob_place)):
+        column = choices.pop(name)
+        if column is not None and choices["data"] is None:
+            raise click.UsageError(f"{flag(name)} names a column of a table: give it with --data")
+        if column is not None and place is not None:
+            raise click.UsageError(f"{flag(name)} and the argument {name.upper()} are both given")
+        if column is None and place is None:
+            missing = f"--data needs the column of {name}: {flag(name)}" if choices["data"] else ""
+            raise click.UsageError(missing or f"Missing argument '{name.upper()}'.")
+        found.append(place if column is None else column)
+    labels, probs = found
+    return [labels, probs.split(",") if choices["data"] and "," in probs else probs]
+
+
+def _n_rows(columns: Sequence[Any], choices: Mapping[str, Any]) -> int:
+    """Return the number of rows of the inputs."""
+    from labelsieve.sources.composite import check_dtype
+    from labelsieve.sources.open import open_pred_probs
+    from labelsieve.sources.recording import open_summaries
+    from labelsieve.sources.tables import open_columns
+
+    if choices["summaries"] is not None:
+        return open_summaries(choices["summaries"], choices["n_classes"]).pred_probs.n_rows
+    probs = columns[1] if choices["data"] is None else open_columns(choices["data"], *columns)[1]
+    return int(open_pred_probs(probs, check_dtype(choices["dtype"])).shape[0])
+
+
+def _group_of(output: str | None) -> str | None:
+    """Return an output that is a .zarr group, which the tasks write; None for a table, which is written at the end."""
+    return output if output is not None and output.endswith(".zarr") else None
+
+
+def _cluster_of(choices: Mapping[str, Any], *, start: bool = True) -> AbstractContextManager[Any]:
+    """Return the cluster that the options ask for."""
+    from labelsieve.execution.cluster import cluster
+
+    options = (choices[name] for name in ("scheduler", "workers", "threads", "worker_memory"))
+    return cluster(*options, start=start)
+
+
+def _silent(*_: Any, **__: Any) -> None:
+    """Print nothing; replaces `click.echo` with --quiet."""
+
+
+@contextmanager
+def showing(progress: str) -> Iterator[None]:
+    """Print the progress of the block as lines of JSON on stderr, if that is chosen."""
+    if progress != "json":
+        yield
+        return
+    from labelsieve.execution.progress import listened_to
+
+    with listened_to(lambda event: click.echo(json_line(event), err=True)):
+        yield
+
+
+@contextmanager
+def logging_to_stderr(level: str) -> Iterator[None]:
+    """Print what the package logs from some level on: retries, lost workers, waiting, progress on a cluster."""
+    logger = logging.getLogger("labelsieve")
+    handler, before = logging.StreamHandler(), logger.level
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
 
 # Options of several commands.
 _texts = option("--texts", metavar="FILE", help="Texts of the rows, one per line.")
@@ -58,7 +289,7 @@ _class_names = option(
 _conflicts = option(
     "--conflicts", type=click.Choice(CONFLICT_RULES), default="error", help="What counts where reviewers differ."
 )
-_json = option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
+_json = option("--json", is_flag=True, help=JSON.help)
 
 
 @click.command(epilog=EXIT_CODES)
@@ -83,7 +314,7 @@ _json = option("--json", is_flag=True, help="Print one JSON object on stdout, an
 )
 @option(
     "--ignore-label",
-    type=LabelValue(),
+    type=Parsed(OPTIONS["ignore_label"].parse or str),
     default=NOTHING,
     show_default=False,
     metavar="LABEL",
@@ -107,13 +338,7 @@ _json = option("--json", is_flag=True, help="Print one JSON object on stdout, an
 @option("--overwrite", is_flag=True, help="Replace an output that exists, even LABELS itself.")
 @_json
 def apply(
-    labels: str,
-    decisions: Sequence[str],
-    *,
-    class_names: Path | None,
-    issues: str | None,
-    json: bool,
-    **choices: Any,
+    labels: str, decisions: Sequence[str], *, class_names: Path | None, issues: str | None, json: bool, **choices: Any
 ) -> dict[str, Any] | None:
     """Correct labels by the decisions of reviewers.
 
@@ -135,7 +360,8 @@ def apply(
         **choices,
     )
     if json:
-        return apply_answer(applied, time.perf_counter() - began)
+        log = f"{applied.output}.log.json"
+        return timed(began, output=applied.output, log=log, counts=applied.counts)
     click.echo(apply_text(applied))
     return None
 
@@ -182,7 +408,7 @@ def review(
     n_rows = _n_shown(found, top, choices)
     n_bytes = output.stat().st_size
     if json:
-        return review_answer(str(output), n_rows, n_bytes, time.perf_counter() - began)
+        return timed(began, output=str(output), n_rows=n_rows, page_bytes=n_bytes)
     click.echo(f"{n_rows:,} row{'' if n_rows == 1 else 's'} to review, written to {output} ({size(n_bytes)})")
     return None
 
@@ -231,8 +457,8 @@ def label_studio(
         with replacing(LocalFolder(config)) as made:
             made.write_text(f"{text}\n", encoding="utf-8")
     if json:
-        n_tasks = _n_shown(found, top, shown)
-        return label_studio_answer(output, config, text, n_tasks, time.perf_counter() - began)
+        files = {"output": str(output), "config": None if config is None else str(config)}
+        return timed(began, **files, label_config=text, n_tasks=_n_shown(found, top, shown))
     click.echo(text if config is None else f"written to {output}, the configuration to {config}")
     return None
 
@@ -262,7 +488,7 @@ def compare(before: str, after: str, *, output: str | None, top: int, json: bool
     if output is not None:
         comparison.to_csv(output)
     if json:
-        return compare_answer(comparison, output, time.perf_counter() - began)
+        return compare_answer(comparison, output, began)
     click.echo(compare_text(comparison, top))
     if output is not None:
         click.echo(f"written to {without_query(output)}")
@@ -294,9 +520,11 @@ def draw(
     drawn.save(output)
     if table is not None:
         drawn.to_csv(table)
+    place, n_labelled = without_query(output), int(drawn.stratum_rows.sum())
     if json:
-        return audit_answer(drawn, without_query(output), table, time.perf_counter() - began)
-    click.echo(f"{len(drawn):,} of {drawn.stratum_rows.sum():,} rows to review, written to {without_query(output)}")
+        files = {"output": place, "table": None if table is None else str(table)}
+        return timed(began, **files, n_rows=len(drawn), n_labelled=n_labelled)
+    click.echo(f"{len(drawn):,} of {n_labelled:,} rows to review, written to {place}")
     if table is not None:
         click.echo(f"a table to fill in with decisions, written to {table}")
     return None
@@ -345,7 +573,7 @@ def print_estimate(
     found = estimate(_audit_at(audit), list(decisions), conflicts=conflicts, cuts=cuts or None)
     more = None if width is None else found.rows_for_width(width)
     if json:
-        return estimate_answer(found, more, time.perf_counter() - began)
+        return estimate_answer(found, more, began)
     click.echo(estimate_text(found, top, of_rows=bool(cuts)))
     if more is not None:
         click.echo(f"{more:,} more rows to review until the interval is {width:g} wide")
@@ -355,7 +583,8 @@ def print_estimate(
 @click.command(epilog=EXIT_CODES)
 @click.argument("result")
 @option("-o", "--output", type=FilePath(), default=Path("report.html"), help="The page.")
-@PAGE
+@option("--images", metavar=IMAGES.metavar, help=IMAGES.help)
+@option("--texts", metavar=TEXTS.metavar, help=TEXTS.help)
 @option(*("--top", "--rows", "rows"), type=click.IntRange(min=0), metavar="N", default=100, help="Worst rows to show.")
 @option("--before", metavar="EARLIER.zarr", help="Say what became of the issues of this earlier result.")
 @option("--audit", metavar="AUDIT.json", help="Say how many labels are wrong by this audit and --decisions.")

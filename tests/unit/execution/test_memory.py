@@ -125,6 +125,7 @@ def test_both_versions_at_once(tree):
     assert free("5:memory:/job", "0::/job") == 600
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("name", ["memory.max", "memory.current", "memory.stat"])
 @pytest.mark.parametrize("content", [None, "", "nonsense here and there\n", "\xff"])
 def test_files_that_do_not_say_what_they_should_are_no_limit(tree, name, content):

@@ -47,7 +47,7 @@ def assert_refused(place):
         Workdir.peek(place, fresh=False)
     assert str(caught.value) == (
         f"{place}/labelsieve.json is damaged, or was written by another version of Labelsieve. "
-        "Start over with fresh=True (--fresh)"
+        "Start over with fresh=True"
     )
 
 
@@ -138,6 +138,7 @@ CONTENTS = {
 }
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("content", CONTENTS)
 @pytest.mark.parametrize("url", [False, True])
 def test_a_file_that_is_not_a_description_is_refused_and_a_fresh_run_starts_over(tmp_path, monkeypatch, content, url):
@@ -166,6 +167,7 @@ def test_another_version_is_refused(place, made, version):
     assert_refused(place)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("stops", [[], [0], [60], [20, 40, 95], [7, 60, 90]], ids=str)
 @pytest.mark.parametrize("lazy", [False, True])
 def test_partitions_of_other_rows_harm_nothing_whatever_the_checksum(tmp_path, stops, lazy):

@@ -13,9 +13,10 @@ from labelsieve.errors import InvalidInputError
 from labelsieve.execution.executor import _priority
 from labelsieve.job import grid as memory
 from labelsieve.job import grid as partitioning
-from labelsieve.job.grid import BLOCK_ROWS, Grid, Need, check_sizes, spans
+from labelsieve.job.grid import BLOCK_ROWS, Grid, Need, spans
 from labelsieve.job.inputs import group_size, plan_grid
 from labelsieve.job.partition import PartitionWork
+from labelsieve.options import check_size
 from labelsieve.results.store import ISSUE_BYTES, RESULT_ROWS, result_rows, run_rows
 
 PLENTY = 10**15
@@ -67,6 +68,7 @@ def test_bounds_are_the_ends_of_the_ranges(grid):
         assert grid.bounds(index) == (ranges[0][0], ranges[-1][1])
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("batches", [7, (7, 7, 7, 7, 7, 7, 7, 1), (3, 1, 40, 6)], ids=str)
 @pytest.mark.parametrize("partition_batches", [1, 2, 3, 8, 10**30])
 def test_a_partition_is_a_group_of_batches(batches, partition_batches):
@@ -237,6 +239,7 @@ def test_partitions_grow_with_the_threads_and_each_thread_gets_four(terabytes, n
         assert terabytes * 1e12 / size / n_threads == pytest.approx(per_thread, rel=0.03)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("n_threads", [2, 8, 100, 4000])
 @pytest.mark.parametrize("gigabytes", [1, 3, 17, 100, 1100, 10_100, 99_999])
 def test_no_thread_has_much_more_than_the_others(gigabytes, n_threads):
@@ -285,14 +288,15 @@ def test_a_terabyte_is_a_few_thousand_tasks():
 
 @pytest.mark.parametrize("good", [1, 10_000, np.int64(3), np.uint8(3), "auto"])
 def test_good_sizes_pass(good):
-    check_sizes(good, good)
+    assert check_size("batch_size", good) == good
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("bad", [0, -1, 2.0, 1.5, None, "big", True, np.float64(2), [3]])
 @pytest.mark.parametrize("name", ["batch_size", "partition_batches"])
 def test_bad_sizes_are_refused_by_name(name, bad):
     with pytest.raises(InvalidInputError, match=f"{name} must be .*at least 1"):
-        check_sizes(**{"batch_size": 1, "partition_batches": 1, name: bad})
+        check_size(name, bad)
 
 
 @pytest.mark.parametrize(
