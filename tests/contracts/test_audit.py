@@ -771,7 +771,7 @@ def test_bad_decisions(known, tmp_path):
         ([True, "x", *[None] * 18], "decision 1 must be True, False or None, not 'x'"),
         ({"row": [row]}, "has no column 'decision'"),
         ({"row": [other], "decision": ["keep"]}, rf"row {other:,} \(.*\) is not in the audit"),
-        ({"row": [row], "decision": ["yes"]}, f"row {row:,}: 'yes' is not a decision: they are accept"),
+        ({"row": [row], "decision": ["yes"]}, rf"row {row:,} \(.*\): 'yes' is not a decision: they are accept"),
         (
             {"row": [row, row], "decision": ["keep", "other"]},
             rf"differ in 1 row: row {row:,} \(somebody: keep; somebody: other 'wrong'\)",
