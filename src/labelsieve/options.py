@@ -275,6 +275,14 @@ def _only(name: str, kwargs: Mapping[str, Any] | None, allowed: tuple[str, ...])
     return dict(kwargs)
 
 
+def check_names(name: str, names: Any) -> tuple[str, ...]:
+    """Return names of classes, or raise an `InputTypeError` if they are anything but strings."""
+    given: tuple[Any, ...] = tuple(names) if isinstance(names, Iterable) else (names,)
+    if isinstance(names, str) or not all(isinstance(one, str) for one in given):
+        raise InputTypeError(f"{name} must be a sequence of strings, one for each class")
+    return given
+
+
 @dataclass(frozen=True)
 class Option:
     """One option: a keyword in Python, and an option on the command line.
@@ -338,12 +346,6 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _path(text: str) -> Path:
-    if not text:
-        raise ValueError("the path is empty")
-    return Path(text)
-
-
 def _label(text: str) -> int | str | None:
     """Return the label that a text stands for: a number, a name, or a missing label."""
     return int(text) if text.removeprefix("-").removeprefix("+").isdecimal() else text or None
@@ -379,7 +381,7 @@ class JobSettings:
     from_logits: bool = _option(False, "PRED_PROBS are logits: take the softmax of each row.", check=check_flag)
     dtype: Any = _option(None, "What values of 16 bits without a dtype are.", metavar="bfloat16")
     class_names: Sequence[str] | None = _option(
-        None, "File with one name per line, or a JSON list.", metavar="FILE", parse=_path
+        None, "File with one name per line, or a JSON list.", check=check_names, metavar="FILE", parse=Path
     )
     ids: Any = _option(
         None,

@@ -23,7 +23,7 @@ from labelsieve.confident_learning import matrices as class_quality
 from labelsieve.confident_learning.joint import ConfidentCounts
 from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError
-from labelsieve.options import check_whole_number
+from labelsieve.options import check_names, check_whole_number
 from labelsieve.results.units import Layout
 from labelsieve.sources.names import as_text, read_lines, unescape_formula
 from labelsieve.sources.open import open_any
@@ -506,18 +506,10 @@ def check_class_names(names: Sequence[str] | None, n_classes: int) -> tuple[str,
     """
     if names is None:
         return None
-    given = check_names(names)
+    given = check_names("class_names", names)
     if len(given) != n_classes:
         raise InvalidInputError(f"{len(given):,} class_names, pred_probs has {n_classes:,} classes")
     return tuple(map(as_text, given))
-
-
-def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Return names of classes, or raise an `InputTypeError` if they are anything but strings."""
-    given: tuple[Any, ...] = tuple(names) if isinstance(names, Iterable) else (names,)
-    if isinstance(names, str) or not all(isinstance(name, str) for name in given):
-        raise InputTypeError("class_names must be a sequence of strings, one for each class")
-    return given
 
 
 def read_class_names(path: Path) -> list[str]:

@@ -18,9 +18,18 @@ import numpy.typing as npt
 from labelsieve.confident_learning.checks import rows_in_words
 from labelsieve.confident_learning.thresholds import Bools, Int32s, Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.options import CONFLICT_RULES, NOTHING, TASKS, UNSURE_RULES, IgnoreLabel, check_flag, check_one_of
+from labelsieve.options import (
+    CONFLICT_RULES,
+    NOTHING,
+    TASKS,
+    UNSURE_RULES,
+    IgnoreLabel,
+    check_flag,
+    check_names,
+    check_one_of,
+)
 from labelsieve.results.label_issues import GroupedIssues, LabelIssues
-from labelsieve.results.result import FINGERPRINT, TABLE_ROWS, check_names, labels_digest, loaded_versions, open_ids
+from labelsieve.results.result import FINGERPRINT, TABLE_ROWS, labels_digest, loaded_versions, open_ids
 from labelsieve.results.store import check_writable, replacing
 from labelsieve.results.units import classes_of_tags
 from labelsieve.review.decisions import CHANGING, WORDS, Decisions, is_empty_text, read_decisions, whole_number
@@ -700,7 +709,7 @@ def apply_decisions(
     >>> labelsieve.apply_decisions([["cat"], []], decided, task="tags", class_names=["cat", "dog"]).labels
     [['cat', 'dog'], []]
     """
-    class_names = None if class_names is None else check_names(class_names)
+    class_names = None if class_names is None else check_names("class_names", class_names)
     check_one_of("unsure", unsure, UNSURE_RULES)
     check_one_of("conflicts", conflicts, CONFLICT_RULES)
     check_flag("overwrite", overwrite)
