@@ -137,11 +137,7 @@ def _open(labels: Any, pred_probs: Any, settings: JobSettings) -> Job:
 
 
 TASK: Final = Task(
-    "classification",
-    "a row",
-    _open,
-    lambda rows: rows,
-    without={"confident_joint": FOR_FINDING["confident_joint"]},
+    "classification", "a row", _open, lambda rows: rows, without={"confident_joint": FOR_FINDING["confident_joint"]}
 )
 
 

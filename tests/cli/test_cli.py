@@ -143,7 +143,7 @@ def test_absent_classes_are_counted(tmp_path, capsys):
     np.save(tmp_path / "y.npy", np.array([0, 1, 1, 0]))
     np.save(tmp_path / "p.npy", np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.2, 0.7, 0.1], [0.6, 0.2, 0.2]]))
     assert run(["find", str(tmp_path / "y.npy"), str(tmp_path / "p.npy")]) == 0
-    assert "confident thresholds 0.7000 to 0.7500, 1 classes without rows" in capsys.readouterr().out
+    assert "confident thresholds 0.7000 to 0.7500, 1 class without rows" in capsys.readouterr().out
 
 
 PLAN = """\

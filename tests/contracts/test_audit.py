@@ -321,7 +321,7 @@ def test_several_reviewers_are_settled_by_the_rule(known, tmp_path):
     ben = ann[:20].assign(decision=[*["keep", "other"] * 10])
     ben.to_csv(tmp_path / "ben.csv", index=False)
     differ = int((words[:20] != ben.decision).sum())
-    with pytest.raises(InvalidInputError, match=rf"differ in {differ} rows: .*choose a rule"):
+    with pytest.raises(InvalidInputError, match=rf"differ in {differ} rows?: .*choose a rule"):
         labelsieve.estimate(audit, [ann, tmp_path / "ben.csv"])
     last = labelsieve.estimate(audit, [ann, tmp_path / "ben.csv"], conflicts="last")
     words[:20] = ben.decision
@@ -489,7 +489,7 @@ def test_a_table_to_fill_in_is_read_again(known, tmp_path, names):
 def test_classes_that_are_not_known_say_how_they_would_be(known):
     _, is_wrong, issues = known
     audit = issues.audit(30)
-    with pytest.raises(KeyError, match=r"give labels= to issues\.audit"):
+    with pytest.raises(KeyError, match=r"give labels=\.\.\. to issues\.audit"):
         labelsieve.estimate(audit, is_wrong[audit.rows]).per_class[1]
 
 
@@ -770,11 +770,11 @@ def test_bad_decisions(known, tmp_path):
         ([None] * 20, "none of the 20 rows of the audit has a decision"),
         ([True, "x", *[None] * 18], "decision 1 must be True, False or None, not 'x'"),
         ({"row": [row]}, "has no column 'decision'"),
-        ({"row": [other], "decision": ["keep"]}, f"row {other:,} is not in the audit"),
-        ({"row": [row], "decision": ["yes"]}, f"row {row:,}: 'yes' is not a decision: they are accept"),
+        ({"row": [other], "decision": ["keep"]}, rf"row {other:,} \(.*\) is not in the audit"),
+        ({"row": [row], "decision": ["yes"]}, rf"row {row:,} \(.*\): 'yes' is not a decision: they are accept"),
         (
             {"row": [row, row], "decision": ["keep", "other"]},
-            rf"differ in 1 rows: row {row:,} \(somebody: keep; somebody: other 'wrong'\)",
+            rf"differ in 1 row: row {row:,} \(somebody: keep; somebody: other 'wrong'\)",
         ),
         ({"row": ["x"], "decision": ["keep"]}, "'x' is not a row"),
         ({"row": [row, row], "decision": ["keep"]}, "the columns differ in length"),

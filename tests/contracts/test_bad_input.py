@@ -238,7 +238,7 @@ LABEL_VALUES = [
     ("big-endian", relabelled([9], 256, ">i2"), "1 label outside 0..3 in row 9 (first: 256)"),
     ("one-based", LABELS + 1, "labels outside 0..3"),
     ("list", relabelled([2], 7).tolist(), "1 label outside 0..3 in row 2 (first: 7)"),
-    ("float", LABELS.astype(float), "not float64: convert them with .astype(int) if all are whole numbers"),
+    ("float", LABELS.astype(float), "not float64: take labels = np.asarray(labels, int) if all are whole numbers"),
     ("float32", LABELS.astype("f4"), "labels must be integers 0..K-1, not float32"),
     ("complex", LABELS.astype(complex), "labels must be integers 0..K-1, not complex128"),
     ("object", LABELS.astype(object), "labels must be integers 0..K-1, not object"),
@@ -249,11 +249,11 @@ LABEL_VALUES = [
     ("sets", [{1}, *LABELS.tolist()[1:]], "labels is a list of lists: for rows with several labels"),
     ("tuples of arrays", tuple(np.array([k]) for k in LABELS), "for rows with several labels"),
     ("one-hot", np.eye(N_CLASSES, dtype=int)[LABELS], "not shape (300, 4): of one-hot rows take labels.argmax(axis=1)"),
-    ("predictions", PROBS, "not shape (300, 4): were pred_probs given as labels? Labels come first. Of one-hot rows"),
+    ("predictions", PROBS, "not shape (300, 4): were pred_probs given as labels, which come first?"),
     ("a column", LABELS[:, None], "labels must have one axis (N,), not shape (300, 1)"),
     ("a scalar", np.array(3), "labels must have one axis (N,), not shape ()"),
     ("table", pd.DataFrame({"a": LABELS, "b": LABELS}), "labels is a table of 2 columns"),
-    ("series of objects", pd.Series(LABELS, dtype=object), "integers 0..K-1: convert them with .astype(int)"),
+    ("series of objects", pd.Series(LABELS, dtype=object), "integers 0..K-1: take labels = np.asarray(labels, int)"),
     ("series of floats", pd.Series(LABELS, dtype=float), "labels must be integers 0..K-1, not float64"),
     ("nullable floats", pd.Series(LABELS, dtype="Float64"), "integers 0..K-1"),
     ("nullable", pd.Series(LABELS).astype("Int64").where(LABELS != 2), "missing values"),
@@ -275,12 +275,24 @@ def test_labels_that_are_no_labels(entry, labels, message):
 NAMES = [
     ("nan in list", [float("nan"), *LABELS.tolist()[1:]], "labels must be integers 0..K-1, not float64"),
     ("bool", LABELS > 1, "labels must be integers 0..K-1, not bool"),
-    ("strings", LABELS.astype(str), "labels must be integers 0..K-1, not <U21: map them to the columns"),
-    ("list of strings", ["cat"] * N_ROWS, "labels must be integers 0..K-1, not <U3: map them to the columns"),
-    ("bytes", LABELS.astype("S"), "labels must be integers 0..K-1, not |S21: map them to the columns"),
-    ("variable strings", LABELS.astype(np.dtypes.StringDType()), "0..K-1, not StringDType(): map them to the columns"),
-    ("series of strings", pd.Series(LABELS).astype(str), "integers 0..K-1: map them to the columns"),
-    ("categories", pd.Series(LABELS.astype(str)).astype("category"), "integers 0..K-1: map them to the columns"),
+    ("strings", LABELS.astype(str), "labels must be integers 0..K-1, not <U21: with class_names in the order of the"),
+    (
+        "list of strings",
+        ["cat"] * N_ROWS,
+        "labels must be integers 0..K-1, not <U3: with class_names in the order of the",
+    ),
+    ("bytes", LABELS.astype("S"), "labels must be integers 0..K-1, not |S21: with class_names in the order of the"),
+    (
+        "variable strings",
+        LABELS.astype(np.dtypes.StringDType()),
+        "0..K-1, not StringDType(): with class_names in the order of the",
+    ),
+    ("series of strings", pd.Series(LABELS).astype(str), "integers 0..K-1: with class_names in the order of the"),
+    (
+        "categories",
+        pd.Series(LABELS.astype(str)).astype("category"),
+        "integers 0..K-1: with class_names in the order of the",
+    ),
 ]
 
 
@@ -518,7 +530,7 @@ def test_a_file_of_another_form_is_an_error(tmp_path, form):
 def test_the_advice_for_files_of_other_forms_works(tmp_path):
     want = find(LABELS, PROBS)
     table = _table(PROBS).assign(label=LABELS)
-    for form in ("parquet", "feather"):  # "give it as the table data, with the names of its columns"
+    for form in ("parquet", "feather"):  # "give it as data=..., with the names of its columns"
         getattr(table, f"to_{form}")(tmp_path / f"t.{form}")
         assert_same_bits(find("label", list(table.columns[:-2]), data=tmp_path / f"t.{form}"), want)
     h5py = pytest.importorskip("h5py")
@@ -558,18 +570,6 @@ def test_an_npy_file_under_another_name_is_read(tmp_path):
     with (tmp_path / "p.pt").open("wb") as file:
         np.save(file, PROBS)
     assert_same_bits(find(LABELS, tmp_path / "p.pt"), find(LABELS, PROBS))
-
-
-def test_the_line_that_maps_labels_gives_the_classes():
-    names = np.array(["ant", "bee", "cow", "dog"])
-    message = refused(via_batched, names[LABELS], PROBS)
-    by_columns, by_alphabet = re.findall(r"(number = .*?labels\]|class_names, labels = .*\))", message)
-    for line, known in ((by_columns, {"class_names": names.tolist()}), (by_alphabet, {})):
-        space = {"np": np, "labels": names[LABELS]} | known
-        exec(line, space)
-        found = find(space["labels"], PROBS, class_names=space["class_names"])
-        assert found.indices.tolist() == find(LABELS, PROBS).indices.tolist()
-        assert found.class_names == tuple(names)
 
 
 def test_wrong_dtypes_in_files_are_refused_before_they_are_read(tmp_path):
@@ -710,10 +710,10 @@ def test_the_message_of_the_troubled_input(message):
         "1 probability below 0 in row 131 (first: -0.5; at most 1e-3 outside [0, 1] is accepted); "
         "60 probabilities above 1 in rows 200..259 (first: 1.5; at most 1e-3 outside [0, 1] is accepted); "
         "11 rows of pred_probs that are all zeros, rows 95..105: missing chunk? "
-        "(find_label_issues(allow_zero_rows=True) accepts them); "
+        "If not, find_label_issues accepts them with allow_zero_rows=True; "
         "61 rows of pred_probs do not sum to 1 within 0.05, rows 131, 200..259 (first sum: 0.486834): "
-        "are these logits? find_label_issues(from_logits=True) (--from-logits) takes their softmax; elsewhere, "
-        "apply it: pred_probs = scipy.special.softmax(pred_probs, axis=1); "
+        "are these logits? find_label_issues takes them with from_logits=True; elsewhere, take "
+        "pred_probs = scipy.special.softmax(pred_probs, axis=1); "
         "4 labels outside 0..3 in rows 49..51, 250 (first: -1)"
     )
 
@@ -1146,7 +1146,7 @@ def test_labels_of_dtype_object_are_named_for_what_they_hold():
     cases = {
         "2 missing values": [0, None, float("nan")],
         "for rows with several labels": [[0, 1], [1], [2]],
-        "not object: convert them with .astype(int)": [0, 1, 2],
+        "not object: take labels = np.asarray(labels, int)": [0, 1, 2],
         "labels have 2 distinct names ('a', 'b'); pred_probs has 4 classes": ["a", "b", "a"],
     }
     for message, values in cases.items():

@@ -330,7 +330,7 @@ BAD = {
         lambda at: npy(at, PROBS.astype(np.float16).view(np.uint16), dtype="bfloat16"),
         "200 rows of pred_probs do not sum to 1",
     ),
-    "float8": (lambda _: find(LABELS, PROBS.astype(ml_dtypes.float8_e4m3fn)), "float8_e4m3fn has too few bits"),
+    "float8": (lambda _: find(LABELS, PROBS.astype(ml_dtypes.float8_e4m3fn)), "float8_e4m3fn, which has too few bits"),
     # Files of arrays.
     "no such member": (lambda at: archive(at, "::x", p=PROBS), r"a\.npz has no array 'x' \(it has p\)"),
     "several members": (lambda at: archive(at, p=PROBS, q=PROBS), r"holds several arrays \(it has p, q\)"),

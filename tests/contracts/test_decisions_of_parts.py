@@ -279,7 +279,7 @@ def test_a_result_of_smaller_masks_is_refused(tmp_path):
     masks, pred_probs = rng.integers(0, 3, (4, 6, 6)), rng.dirichlet([1] * 3, (4, 6, 6)).transpose(0, 3, 1, 2)
     found = segmentation.find_label_issues(masks[:, ::2, ::2], pred_probs[..., ::2, ::2])
     nothing = {"row": [], "given_label": [], "decision": [], "label": []}
-    refused(InvalidInputError, r"36 rows, labels 144: pixels of smaller", tmp_path, masks, nothing, issues=found)
+    refused(InvalidInputError, r"36 rows, labels 144: images of other sizes", tmp_path, masks, nothing, issues=found)
     refused(InvalidInputError, "another dataset", tmp_path, masks[:3], nothing, issues=found)
 
 
@@ -583,9 +583,14 @@ def test_reviews_and_audits_take_labels_in_the_form_of_the_task(tmp_path):
 ONE = {"row": [1], "given_label": [1], "decision": ["other"], "label": [0]}
 TAGS = {"row": [1], "given_label": [2], "decision": ["accept"], "label": [3]}
 BAD = {
-    "lists of lists": ([[0, 1], [1]], ONE, {}, "lists of lists: say what they are: task='tokens'"),
-    "a matrix": (np.zeros((3, 2), int), ONE, {}, r"one axis \(N,\), not shape \(3, 2\); of more axes say what"),
-    "a column of lists": (pd.Series([[0, 1], [1]]), ONE, {}, "of lists say what they are"),
+    "lists of lists": (
+        [[0, 1], [1]],
+        ONE,
+        {},
+        "lists of lists: give task='tokens', task='tags' or task='segmentation'",
+    ),
+    "a matrix": (np.zeros((3, 2), int), ONE, {}, r"one axis \(N,\), not shape \(3, 2\); for more axes give task="),
+    "a column of lists": (pd.Series([[0, 1], [1]]), ONE, {}, "for lists give task="),
     "a task that is none": ([[0, 1]], ONE, {"task": "token"}, "task"),
     "a row beyond the tokens": (
         [[0, 1], [1]],
@@ -672,7 +677,7 @@ def test_bad_files(tmp_path):
     path = tmp_path / "t.parquet"
     parquet.write_table(pa.table({"x": pa.array([[0], None, [1]])}), path)
     refused(InvalidInputError, "null in place of a list", tmp_path, path, ONE, task="tokens")
-    refused(InvalidInputError, "of lists say what they are", tmp_path, path, ONE)
+    refused(InvalidInputError, "for lists give task=", tmp_path, path, ONE)
     refused(InvalidInputError, "segmentation.* is not for a column", tmp_path, path, ONE, task="segmentation")
     parquet.write_table(pa.table({"x": [[0], [7], [1]]}), path)
     choices = {"task": "tags", "class_names": ["a", "b"]}

@@ -178,7 +178,9 @@ def test_growing_shards(tmp_path):
 
 
 def test_without_the_option_logits_are_refused_by_its_name(capsys, tmp_path):
-    with pytest.raises(InvalidInputError, match=r"are these logits\? find_label_issues\(from_logits=True\)"):
+    with pytest.raises(
+        InvalidInputError, match=r"are these logits\? find_label_issues takes them with from_logits=True"
+    ):
         find(LABELS, np.maximum(LOGITS, -9))
     np.save(tmp_path / "l.npy", LABELS)
     np.save(tmp_path / "x.npy", np.abs(LOGITS.clip(-9)))

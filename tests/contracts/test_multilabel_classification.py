@@ -629,7 +629,7 @@ BAD = {
         r"such as \[\[0, 2\], \[\], \[1\]\], .*; example 1 is None",
     ),
     "twice": (with_tag(2), PROBS, InvalidInputError, "example 3 has tag 2 twice"),
-    "too high": (with_tag(3), PROBS, InvalidInputError, r"1 tags outside 0..2 \(first: 3 in example 3\)"),
+    "too high": (with_tag(3), PROBS, InvalidInputError, r"1 tag outside 0..2 \(first: 3 in example 3\)"),
     "negative": (with_tag(-1), PROBS, InvalidInputError, r"first: -1 in example 3"),
     "huge": (with_tag(2**70), PROBS, InvalidInputError, f"example 3 has {2**70}"),
     "float tag": (with_tag(1.0), PROBS, InputTypeError, "example 3 has float"),

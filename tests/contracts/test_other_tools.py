@@ -396,7 +396,7 @@ BAD = {
     "a negative row": (changed(lambda tasks: tasks[0]["data"].update(row=-1)), "-1 is not a row"),
     "unknown row": (changed(lambda tasks: tasks[0]["data"].update(row=4000)), "there is no such row"),
     "a label that is a list": (changed(lambda tasks: tasks[0]["data"].update(given_label=[1])), "which is not a label"),
-    "another given label": (changed(lambda tasks: None), "given labels are not those in labels"),
+    "another given label": (changed(lambda tasks: None), "given labels? differs? from labels"),
     "tasks of several results": (
         changed(lambda tasks: tasks[0]["data"].update(given_label=5)),
         "the choice .* stands for .* here and for .* elsewhere: are these tasks of several results",

@@ -15,7 +15,7 @@ import zarr
 from PIL import Image
 
 from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
-from labelsieve.results.pictures import as_bytes, open_pictures
+from labelsieve.results.report import as_bytes, open_pictures
 
 RED, BLUE = (200, 30, 20), (10, 20, 220)
 

@@ -167,7 +167,7 @@ def test_what_they_look_like_is_said(probs, cause, dtype):
     assert f"{n_bad} rows of pred_probs do not sum to 1 within 0.05, rows " in text
     assert cause in text
     # Values outside [0, 1] would still be errors.
-    accepted = " To use such rows as they are: allow_unnormalized_rows=True (--allow-unnormalized-rows)"
+    accepted = ", or give allow_unnormalized_rows=True to use such rows as they are"
     assert text.endswith(accepted) == (probs.min() >= 0 and probs.max() <= 1)
 
 

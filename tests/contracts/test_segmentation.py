@@ -770,7 +770,7 @@ BAD = {
     "scaled": (np.repeat(np.repeat(LABELS, 4, 1), 4, 2), PLANES, "predictions are smaller by a factor of 4"),
     "one size": ([*LABELS[:3], LABELS[3, :5], *LABELS[4:]], list(PLANES), "image 3: the mask has 5 x 13 pixels, pred_"),
     "number": (LABELS[:5], PLANES, "5 masks, 6 images of pred_probs"),
-    "float": (LABELS.astype(float), PLANES, r"masks must be integers 0..K-1, not float64: .*astype\(int\)"),
+    "float": (LABELS.astype(float), PLANES, r"masks must be integers 0..K-1, not float64: convert them to integers"),
     "text": (LABELS.astype(str), PLANES, "masks must be integers 0..K-1, not <U21: each pixel has the number"),
     "out of range": (
         changed(LABELS, (2, 3, 4), 9),

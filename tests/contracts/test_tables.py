@@ -711,7 +711,8 @@ def test_a_table_given_as_an_array_is_told_to_be_data(tmp_path):
     path = write(tmp_path / "t.parquet", table_of())
     with pytest.raises(InvalidInputError) as caught:
         find_arrays(LABELS, path)
-    assert f"Give it as a table: data={str(path)!r}, labels='label', pred_probs='probs'" in str(caught.value)
+    assert f"{path} is a Parquet file" in str(caught.value)
+    assert "give it as the table data (--data)" in str(caught.value)
 
 
 HUGE = """

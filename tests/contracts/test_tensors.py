@@ -127,7 +127,7 @@ def test_bfloat16_of_ml_dtypes_is_what_jax_gives():
 
 
 def test_what_numpy_cannot_take_is_refused():
-    with pytest.raises(InvalidInputError, match=r"pred_probs is float8_e4m3fn. float8_e4m3fn has too few bits"):
+    with pytest.raises(InvalidInputError, match=r"pred_probs is float8_e4m3fn, which has too few bits"):
         find(LABELS, Tensor(PROBS.view(np.uint8), dtype="torch.float8_e4m3fn"))
     with pytest.raises(InputTypeError, match="pred_probs is a Tensor that NumPy cannot take: this dtype"):
         find(LABELS, Tensor(PROBS, dtype="torch.quint8"))

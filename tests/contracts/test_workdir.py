@@ -421,7 +421,7 @@ def test_another_run_is_refused_with_what_differs(place, want, other):
     with pytest.raises(WorkdirError, match=message) as caught:
         find(workdir=place, **choices)
     assert str(caught.value).startswith(f"the workdir {place} belongs to another run: ")
-    assert str(caught.value).endswith("start over in this one with fresh=True (--fresh)")
+    assert str(caught.value).endswith("start over in this one with fresh=True")
     assert snapshot(place) == before
     assert facts(find(workdir=place)) == (0, N_ROWS)
 

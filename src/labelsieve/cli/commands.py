@@ -338,13 +338,7 @@ _json = option("--json", is_flag=True, help=JSON.help)
 @option("--overwrite", is_flag=True, help="Replace an output that exists, even LABELS itself.")
 @_json
 def apply(
-    labels: str,
-    decisions: Sequence[str],
-    *,
-    class_names: Path | None,
-    issues: str | None,
-    json: bool,
-    **choices: Any,
+    labels: str, decisions: Sequence[str], *, class_names: Path | None, issues: str | None, json: bool, **choices: Any
 ) -> dict[str, Any] | None:
     """Correct labels by the decisions of reviewers.
 

@@ -16,15 +16,7 @@ import click
 
 from labelsieve import __version__
 from labelsieve.errors import InvalidInputError
-from labelsieve.options import (
-    OPTIONS,
-    TASKS,
-    Option,
-    check_one_of,
-    check_seconds,
-    check_share,
-    check_whole_number,
-)
+from labelsieve.options import OPTIONS, TASKS, Option, check_one_of, check_seconds, check_share, check_whole_number
 
 EXIT_CODES: Final = """\b
 Exit codes:
@@ -35,11 +27,7 @@ Exit codes:
   130  interrupted by Ctrl-C
   143  ended by SIGTERM
 """
-_SETTINGS: Final = {
-    "help_option_names": ["-h", "--help"],
-    "show_default": True,
-    "auto_envvar_prefix": "LABELSIEVE",
-}
+_SETTINGS: Final = {"help_option_names": ["-h", "--help"], "show_default": True, "auto_envvar_prefix": "LABELSIEVE"}
 # Each command: its module, its name there, and its line in the list of all.
 _COMMANDS: Final = {
     "find": ("commands", "find", "Find the rows whose label is likely wrong."),

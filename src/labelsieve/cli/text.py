@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from labelsieve import __version__
+from labelsieve.confident_learning.checks import rows_in_words
 from labelsieve.errors import size
 from labelsieve.options import ABSENT_THRESHOLD
 from labelsieve.results.store import ISSUE_BYTES
@@ -120,9 +121,10 @@ def summary_text(issues: LabelIssues) -> str:
         rows = f"{issues.n_rows:,} {layout.units[0]} of {layout.n_groups:,} {layout.units[1]}"
     return (
         f"{rows}{ignored}, {issues.n_classes:,} classes{note}\n"
-        f"{issues.num_issues:,} label issues ({issues.num_issues / issues.n_labelled:.2%}){by}\n"
+        f"{rows_in_words(issues.num_issues, 'label issue', 'label issues')} "
+        f"({issues.num_issues / issues.n_labelled:.2%}){by}\n"
         f"confident thresholds {present.min():.4f} to {present.max():.4f}"
-        + (f", {absent:,} classes without rows" if absent else "")
+        + (f", {rows_in_words(absent, 'class', 'classes')} without rows" if absent else "")
         + f"\n{_reading(facts)}, {facts.seconds:.2f} s"
         + (f", {facts.bytes_read / 1e9 / facts.seconds:.3g} GB/s" if facts.bytes_read else "")
     )
@@ -144,11 +146,13 @@ def apply_text(applied: AppliedDecisions) -> str:
     lines = [
         f"{words}" + (f"; {counts['auto']:,} accepted without review" if counts["auto"] else ""),
         f"{counts['changed']:,} of {counts['rows']:,} labels changed"
-        + (f", {counts['dropped']:,} rows to leave out" if counts["dropped"] else "")
-        + (f", {counts['ignored']:,} rows ignored" if counts["ignored"] else ""),
+        + (f", {rows_in_words(counts['dropped'], 'row', 'rows')} to leave out" if counts["dropped"] else "")
+        + (f", {rows_in_words(counts['ignored'], 'row', 'rows')} ignored" if counts["ignored"] else ""),
     ]
-    lines += [f"{counts['corrected']:,} decisions corrected by their reviewers"] if counts["corrected"] else []
-    lines += [f"decisions differ in {counts['conflicts']:,} rows"] if counts["conflicts"] else []
+    if counts["corrected"]:
+        lines.append(f"{rows_in_words(counts['corrected'], 'decision', 'decisions')} corrected by their reviewers")
+    if counts["conflicts"]:
+        lines.append(f"decisions differ in {rows_in_words(counts['conflicts'], 'row', 'rows')}")
     return "\n".join([*lines, f"written to {applied.output}, the log to {applied.output}.log.json"])
 
 
@@ -162,7 +166,7 @@ def estimate_text(estimate: ErrorEstimate, top: int, *, of_rows: bool = False) -
         f"{estimate.n_reviewed:,} of {estimate.n_rows:,} rows reviewed, {estimate.n_wrong:,} of them wrong",
     ]
     if estimate.n_conflicts:
-        lines.append(f"reviewers differ in {estimate.n_conflicts:,} rows")
+        lines.append(f"reviewers differ in {rows_in_words(estimate.n_conflicts, 'row', 'rows')}")
     if estimate.curve and of_rows:
         lines += ["", "      rows  score up to  wrong                  recall"]
         lines += [
@@ -179,7 +183,7 @@ def estimate_text(estimate: ErrorEstimate, top: int, *, of_rows: bool = False) -
         lines += ["", "class  wrong"]
         lines += [f"{' '.join(str(name).split())}  {share}" for name, share in classes[:top]]
         if len(classes) > top:
-            lines.append(f"and {len(classes) - top:,} more classes")
+            lines.append(f"and {rows_in_words(len(classes) - top, 'more class', 'more classes')}")
     return "\n".join(lines)
 
 

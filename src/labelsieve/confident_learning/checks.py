@@ -63,12 +63,12 @@ _ONE: Final = {
 }
 
 _LOGITS: Final = (
-    "are these logits? find_label_issues(from_logits=True) (--from-logits) takes their softmax; elsewhere, apply it: "
+    "are these logits? find_label_issues takes them with from_logits=True; elsewhere, take "
     "pred_probs = scipy.special.softmax(pred_probs, axis=1)"
 )
 # Likely causes of rows that do not sum to 1, and what to do about them. Of a row, the first that fits counts.
 CAUSES: Final = {
-    "equal": "all values of a row are equal: is this a missing chunk, read as its fill value?",
+    "equal": "all values of a row are equal: is this a missing chunk, read as its fill value? If so, write it",
     "log": "are these logarithms of probabilities? Take pred_probs = np.exp(pred_probs)",
     "logits": _LOGITS,
     "percent": "are these percentages? Take pred_probs = pred_probs / 100",
@@ -76,17 +76,17 @@ CAUSES: Final = {
     "positive": _LOGITS,
     "scaled": "are these probabilities times {sum}? Take "
     "pred_probs = pred_probs / pred_probs.sum(axis=1, keepdims=True)",
-    "above": "are these scores of independent classes (sigmoid)? One distribution over all classes is needed: "
-    "the logits with from_logits=True, or pred_probs / pred_probs.sum(axis=1, keepdims=True)",
+    "above": "are these scores of independent classes (sigmoid)? Take "
+    "pred_probs = pred_probs / pred_probs.sum(axis=1, keepdims=True)",
     "short": "are some classes missing, as a chunk or because only the largest probabilities were kept? If not, take "
-    "pred_probs / pred_probs.sum(axis=1, keepdims=True)",
+    "pred_probs = pred_probs / pred_probs.sum(axis=1, keepdims=True)",
 }
 
 _NO_LOGITS: Final = (
-    "all rows given as logits are within [0, 1] and sum to 1 within 0.05: these look like probabilities, of which no "
-    "softmax is to be taken. If they are, leave out from_logits=True (--from-logits)"
+    "all rows given as logits are within [0, 1] and sum to 1 within 0.05, so they look like probabilities: if they "
+    "are, leave out from_logits=True"
 )
-_ACCEPT_ROWS: Final = "To use such rows as they are: allow_unnormalized_rows=True (--allow-unnormalized-rows)"
+_ACCEPT_ROWS: Final = ", or give allow_unnormalized_rows=True to use such rows as they are"
 
 # -1, and what it becomes in unsigned integers.
 _MINUS_ONE: Final = frozenset([-1, *(2**bits - 1 for bits in (8, 16, 32, 64))])
@@ -321,19 +321,19 @@ def raise_or_warn(
     keys = errors_in(findings, checks)
     if keys:
         kinds = {kind_of(key) for key in keys}
+        outside = {"below", "above"} & kinds
         sentences = [
             describe_labels(findings[key])
             if key == "label" and describe_labels is not None
             else _sentence(kind_of(key), findings[key], n_classes)
+            # Values outside would still be errors.
+            + (_ACCEPT_ROWS if kind_of(key) == "row_sum" and not outside else "")
             for key in keys
         ]
-        outside = {"below", "above"} & kinds
         sums = findings.of_kind("row_sum")
         if sums and "row_sum" not in kinds and outside:
             sentences.append(_likely_cause(sums[0]))
         text = "; ".join(sentences) + _shift(findings, n_classes, class_counts)
-        if "row_sum" in kinds and not outside:  # these would still be errors
-            text += f"{'' if text.endswith('?') else '.'} {_ACCEPT_ROWS}"
         raise InvalidInputError(text).at(sorted({rows for key in keys for rows in findings[key].ranges}))
     warnings = []
     alike = findings.get(LIKE_PROBABILITIES)
@@ -401,7 +401,7 @@ def _sentence(kind: str, found: Finding, n_classes: int) -> str:
         text += f" (first: {found.example:.6g})"
     elif kind == "zero_row":
         text = f"{_counted(found.n_rows, what)}, {found.where()}: missing chunk? "
-        text += "(find_label_issues(allow_zero_rows=True) accepts them)"
+        text += "If not, find_label_issues accepts them with allow_zero_rows=True"
     elif kind == "row_sum":
         text = _unnormalized(found)
     return text

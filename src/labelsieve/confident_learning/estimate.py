@@ -464,7 +464,7 @@ class UnknownClasses(dict[Any, Share]):
     """No estimates by class, as the given labels are not known."""
 
     def __missing__(self, key: object) -> Share:
-        raise KeyError(f"{key!r}: the given labels of the audit are not known: give labels= to issues.audit")
+        raise KeyError(f"{key!r}: the given labels of the audit are not known: give labels=... to issues.audit")
 
 
 @dataclass(frozen=True)

@@ -230,7 +230,7 @@ class Filter(abc.ABC):
                 f"num_to_remove_per_class has {len(numbers):,} numbers, pred_probs {n_classes:,} {what}"
             )
         if self.unused:
-            warn(f"filter_by={self.name!r} does not use {' and '.join(self.unused)}: they have no effect")
+            warn(f"filter_by={self.name!r} does not use {' and '.join(self.unused)}")
 
     def cut_scores(self, block: SummaryBlock) -> Floats:
         """Return the ``(n,)`` scores of which the lowest are selected, if the filter `cuts_scores`."""

@@ -22,7 +22,8 @@ from labelsieve.errors import InvalidInputError, warn
 from labelsieve.execution.cluster import choose_executor
 from labelsieve.execution.executor import Executor, free_bytes
 from labelsieve.execution.graph import Column, nothing_like
-from labelsieve.job.grid import PARTITIONS_A_THREAD, Grid, Need, growing_grid, snapped
+from labelsieve.job import grid as grids
+from labelsieve.job.grid import Grid, Need, growing_grid, snapped
 from labelsieve.job.partition import Block, PartitionWork, RowRange
 from labelsieve.options import Auto, JobSettings
 from labelsieve.results.store import check_output
@@ -405,7 +406,7 @@ def group_size(
     """Return the number of batches of `batch_bytes` bytes in a partition."""
     if partition_batches != "auto":
         return int(partition_batches)
-    target = total_bytes // (n_threads * PARTITIONS_A_THREAD)
+    target = total_bytes // (n_threads * grids.PARTITIONS_A_THREAD)
     if remote:
         target = max(target, min(_REMOTE_BYTES, total_bytes // (n_threads * REMOTE_PARTITIONS_A_THREAD)))
     target = min(target, max(PARTITION_BYTES, n_threads * SCHEDULED_BYTES))

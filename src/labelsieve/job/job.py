@@ -282,7 +282,8 @@ class Job:
         self.given_joint = _given_joint(settings.confident_joint, self.rule)
         self.n_jobs = fork_pool.resolve_n_jobs(settings.n_jobs, verbose=settings.progress is not False)
         self.output = None if settings.output is None else os.fspath(settings.output)
-        check_output_of(settings, labels, pred_probs)
+        if self.output is not None:
+            check_output_of(settings, labels, pred_probs)
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries, refuse=False)
         self.given = self._open(labels, pred_probs, named=named)
 
@@ -607,8 +608,7 @@ class _Run(Passes):
         if n_issues * ISSUE_BYTES > room:
             raise MemoryLimitError(
                 f"the {n_issues:,} issues would take {size(n_issues * ISSUE_BYTES)} in this process, but may take only "
-                f"{size(room)}. Write them to an output, which may be of any size: output='issues.zarr' "
-                "(-o issues.zarr)"
+                f"{size(room)}. Write them to a file of any size with output='issues.zarr'"
             )
 
     def _room(self) -> int:

@@ -203,14 +203,16 @@ class _BatchReader:
 
     def read(self, start: int, stop: int) -> Block:
         """Return rows ``[start, stop)`` of one batch."""
-        read, origin = self._rows.read, self._origin
         if self._source.facts.in_pieces:
-            return read(start - origin, stop - origin)
+            return self._read(start, stop)
         if not self._first <= start < self._first + len(self._held):
             self._first, end = next(batch for batch in self._ranges if batch[0] <= start < batch[1])
-            self._held = read(self._first - origin, end - origin)
+            self._held = self._read(self._first, end)
         held: Block = self._held[start - self._first : stop - self._first]
         return held
+
+    def _read(self, start: int, stop: int) -> Block:
+        return self._rows.read(start - self._origin, stop - self._origin)
 
 
 @dataclass(frozen=True)

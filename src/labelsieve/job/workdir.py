@@ -196,7 +196,7 @@ def _report_missing(source: Source, *, allow_zero_rows: bool, lazy: bool = False
         )
         return
     if missing.whole and not accepted and not missing.accepted and not lazy:
-        accepts = " (find_label_issues(allow_zero_rows=True) accepts them)" if fill == 0 else ""
+        accepts = " (find_label_issues accepts them with allow_zero_rows=True)" if fill == 0 else ""
         raise InvalidInputError(
             f"{begin} nothing is stored of {whole}, which would read as {fill:g}, the array's fill value{accepts}: "
             "missing chunk? Write these rows, or leave them out of the array"
@@ -297,7 +297,7 @@ def check_finished(
                 f"{_changed_inputs(found.columns)} changed after the workdir {records.folder.where} was made, although "
                 f"name, size and times are the same{otherwise}: of rows {found.start:,}..{found.stop - 1:,}, "
                 f"which were read again as a check, {found.n_rows:,} differ from the workdir. "
-                "Start over with fresh=True (--fresh)"
+                "Start over with fresh=True"
             )
 
 
@@ -433,8 +433,7 @@ def read_description(folder: Folder) -> Description | None:
         If it is damaged, or another version wrote it; the message says how to start over.
     """
     damaged = WorkdirError(
-        f"{folder.where}/{NAME} is damaged, or was written by another version of Labelsieve. "
-        "Start over with fresh=True (--fresh)"
+        f"{folder.where}/{NAME} is damaged, or was written by another version of Labelsieve. Start over with fresh=True"
     )
     try:
         fields = json.loads(folder.read(NAME))
@@ -559,7 +558,7 @@ class Workdir:
         if differences:
             raise WorkdirError(
                 f"the workdir {self.folder.where} belongs to another run: {'; '.join(differences)}. "
-                "Name another folder, or start over in this one with fresh=True (--fresh)"
+                "Name another folder, or start over in this one with fresh=True"
             )
         return self._description.partitions
 

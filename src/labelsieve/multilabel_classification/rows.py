@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.checks import rows_in_words
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.misfit import describe_tag_misfit
 from labelsieve.confident_learning.summarize import TagJointCounter, TagPattern, TagSummarizer
@@ -273,9 +274,10 @@ def open_lists(labels: Any, n_examples: int, n_tags: int, names: Sequence[str] |
     outside = (tags < 0) | (tags >= n_tags)
     if outside.any():
         place = int(np.flatnonzero(outside)[0])
+        n_outside = int(np.count_nonzero(outside))
         example = int(np.searchsorted(np.cumsum(lengths), place, "right"))
         raise InvalidInputError(
-            f"{int(np.count_nonzero(outside)):,} tags outside 0..{n_tags - 1} (first: {int(tags[place])} in example "
+            f"{rows_in_words(n_outside, 'tag', 'tags')} outside 0..{n_tags - 1} (first: {int(tags[place])} in example "
             f"{example:,}); pred_probs has {n_tags:,} columns"
         )
     positions = np.repeat(np.arange(n_examples, dtype=np.int64) * n_tags, lengths) + tags

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -14,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.checks import rows_in_words
 from labelsieve.confident_learning.thresholds import Bools, Int32s, Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.options import CONFLICT_RULES, NOTHING, TASKS, UNSURE_RULES, IgnoreLabel, check_flag, check_one_of
@@ -206,14 +208,6 @@ def check_results(decisions: Decisions, digest: str, fingerprint: str | None) ->
             raise decisions.error([place], f"{about}issues are {fingerprint}")
 
 
-def check_rows(decisions: Decisions, n_rows: int) -> None:
-    """Raise an `InvalidInputError` for decisions about rows that there are not."""
-    unknown = np.flatnonzero((decisions.rows < 0) | (decisions.rows >= n_rows))
-    if len(unknown):
-        why = f": there is no such row, labels has {n_rows:,} rows: are these decisions about another dataset?"
-        raise decisions.error(unknown, why)
-
-
 def check_against(
     decisions: Decisions, stored: Sequence[Any], which: npt.NDArray[np.intp], values: LabelValues
 ) -> Outcomes:
@@ -247,7 +241,10 @@ def check_against(
     code_of = {label: coded(label) for label in dict.fromkeys(stored)}
     before = np.fromiter(map(code_of.__getitem__, stored), np.int32, len(stored))[which]
     n_stored = len(labels)
-    wanted = np.array([*(_known_code(known, values, given) for given in decisions.given.values), -1], np.int32)
+    wanted = np.full(len(decisions.given.values) + 1, -1, np.int32)
+    for place, given in enumerate(decisions.given.values):
+        with suppress(ValueError):  # a label of another kind is none of those that are stored
+            wanted[place] = known.get(values.parse(given), -1)
     is_same = wanted[decisions.given.codes] == before
     if None in known:
         is_same |= (before == known[None]) & decisions.given.where(map(is_empty_text, decisions.given.values))
@@ -258,7 +255,7 @@ def check_against(
             other,
             f" has {decisions.given[first]!r} as the given label, labels has {labels[before[first]]!r}: another "
             "dataset, or labels already changed",
-            f"{len(other):,} given labels are not those in labels: ",
+            f"{rows_in_words(len(other), 'given label differs', 'given labels differ')} from labels: ",
         )
     resulting, changes = before.copy(), np.isin(decisions.words, CHANGING)
     resulting[decisions.words == WORDS.index("unsure")] = UNSURE
@@ -278,14 +275,6 @@ def check_against(
         raise decisions.error([first], f": {faults[int(decisions.label.codes[first])]}")
     resulting[changes] = new[decisions.label.codes[changes]]
     return Outcomes(labels, n_stored, before, resulting)
-
-
-def _known_code(known: dict[Any, int], values: LabelValues, given: Any) -> int:
-    """Return the code of a given label among those that are stored; -1 if it is not one of them."""
-    try:
-        return known.get(values.parse(given), -1)
-    except ValueError:
-        return -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -339,13 +328,22 @@ def settle(decisions: Decisions, outcomes: Outcomes, rule: str) -> Settled:
         is_corrected[corrected] = True
         chosen[group] = left[0]
         if len({int(outcomes.resulting[place]) for place in left}) > 1:
-            conflicts.append(_conflict(decisions, outcomes, left))
-            chosen[group] = _chosen(decisions, left, rule)
+            shown = list[tuple[str, str, Any]]()
+            for place in left:
+                code = outcomes.resulting[place]
+                label = None if code == UNSURE else outcomes.labels[code]
+                shown.append((decisions.reviewer[place], WORDS[decisions.words[place]], label))
+            conflicts.append(Conflict(int(decisions.rows[left[0]]), tuple(shown)))
+            # Without all times, and at the same time, the order in the tables counts.
+            times = [_time(decisions.time[place]) for place in left]
+            last = left[-1] if None in times else max(zip(times, left, strict=True))[1]
+            chosen[group] = last if rule == "last" else -1
     if conflicts and rule == "error":
         some = ", ".join(map(str, conflicts[:_NAMED])) + (", ..." if len(conflicts) > _NAMED else "")
-        rules = ", ".join(repr(other) for other in CONFLICT_RULES[1:])
+        rules = " or ".join(f"conflicts={other!r}" for other in CONFLICT_RULES[1:])
         raise InvalidInputError(
-            f"decisions: they differ in {len(conflicts):,} rows: {some}: choose a rule for such rows: conflicts={rules}"
+            f"decisions: they differ in {rows_in_words(len(conflicts), 'row', 'rows')}: {some}: choose a "
+            f"rule for such rows with {rules}"
         ).at([(one.row, one.row + 1) for one in conflicts[:_NAMED]])
     return Settled(chosen[chosen >= 0], is_corrected, tuple(conflicts))
 
@@ -371,24 +369,6 @@ def _last_words(decisions: Decisions, outcomes: Outcomes, places: Sequence[int])
         if len({int(outcomes.resulting[place]) for place in own}) > 1:
             corrected += [place for place in own if place != last]
     return sorted(left), corrected
-
-
-def _conflict(decisions: Decisions, outcomes: Outcomes, places: Sequence[int]) -> Conflict:
-    shown = list[tuple[str, str, Any]]()
-    for place in places:
-        code = outcomes.resulting[place]
-        label = None if code == UNSURE else outcomes.labels[code]
-        shown.append((decisions.reviewer[place], WORDS[decisions.words[place]], label))
-    return Conflict(int(decisions.rows[places[0]]), tuple(shown))
-
-
-def _chosen(decisions: Decisions, places: Sequence[int], rule: str) -> int:
-    """Return the decision that counts by a rule; -1 if none does."""
-    if rule != "last":
-        return -1
-    times = [_time(decisions.time[place]) for place in places]
-    # Without all times, and at the same time, the order in the tables counts.
-    return places[-1] if None in times else max(zip(times, places, strict=True))[1]
 
 
 def _time(text: str) -> float | None:
@@ -601,7 +581,7 @@ class AppliedDecisions:
         return kept
 
     def __repr__(self) -> str:
-        more = f", {len(self.dropped):,} rows to leave out" if len(self.dropped) else ""
+        more = f", {rows_in_words(len(self.dropped), 'row', 'rows')} to leave out" if len(self.dropped) else ""
         where = f", written to {self.output}" if self.output else ""
         return f"<AppliedDecisions: {len(self.changed):,} of {self.n_rows:,} labels changed{more}{where}>"
 
@@ -701,7 +681,7 @@ def apply_decisions(
     ... )
     >>> applied = labelsieve.apply_decisions(["cat", "dog", "cat"], decided, unsure="drop")
     >>> applied
-    <AppliedDecisions: 1 of 3 labels changed, 1 rows to leave out>
+    <AppliedDecisions: 1 of 3 labels changed, 1 row to leave out>
     >>> applied.labels.tolist(), applied.dropped.tolist()
     (['cat', 'dog', 'dog'], [1])
 
@@ -868,7 +848,10 @@ def _compare(file: LabelFile, read: Decisions, values: LabelValues, ids: Any) ->
 
     The latter is ``""`` unless decisions name their result: all labels are read for it.
     """
-    check_rows(read, file.n_rows)
+    unknown = np.flatnonzero((read.rows < 0) | (read.rows >= file.n_rows))
+    if len(unknown):
+        why = f": there is no such row, labels has {file.n_rows:,} rows: are these decisions about another dataset?"
+        raise read.error(unknown, why)
     rows, which = np.unique(read.rows, return_inverse=True)
     digest = ""
     if any(read.result.values):
@@ -1005,7 +988,7 @@ def _accepted_changes(
     if len(wrong):
         row = int(rows[wrong[0]])
         raise InvalidInputError(
-            f"issues: {len(wrong):,} given labels are not those in labels, the first in row {row:,}: another dataset, "
-            "or labels already changed"
+            f"issues: {rows_in_words(len(wrong), 'given label differs', 'given labels differ')} from labels, the first "
+            f"in row {row:,}: another dataset, or labels already changed"
         ).at([(row, row + 1)])
     return _LabelChanges(rows, before, classes[suggested], np.full(len(rows), -1, np.intp))

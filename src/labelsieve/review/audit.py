@@ -34,7 +34,6 @@ from labelsieve.results.result import frame_of
 from labelsieve.results.store import StoredScores, check_writable, replacing
 from labelsieve.review.apply import UNSURE, LabelValues, Outcomes, results_of, settle
 from labelsieve.review.decisions import CHANGING, WORDS, Decisions, is_table, read_decisions
-from labelsieve.review.labels import LabelFile, open_given_labels
 from labelsieve.sources.names import cell_text, escape_formula
 from labelsieve.storage.checked import matches_checksum, with_checksum
 from labelsieve.storage.folder import LocalFolder, open_folder
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
 
     from labelsieve.confident_learning.thresholds import Bools, Float64s, Floats, Int64s
     from labelsieve.results.result import Result
+    from labelsieve.review.labels import LabelFile
 
 _KIND: Final = "labelsieve audit"
 _FORMAT: Final = 1
@@ -263,9 +263,11 @@ def draw_audit(result: Result, budget: int, seed: int, labels: Any = None) -> Au
     """
     budget = check_whole_number("budget", budget, SMALLEST_BUDGET)
     seed = check_whole_number("seed", seed, 0)
+    from labelsieve.review.labels import open_given_labels  # brings the readers of all tasks
+
     file = None if labels is None else open_given_labels(labels, result.layout)
     if file is not None and file.n_rows != result.n_rows:
-        raise InvalidInputError(f"labels must be of {result.n_rows:,} rows, not {file.n_rows:,}")
+        raise InvalidInputError(f"labels must be of {result.n_rows:,} rows, not of shape ({file.n_rows:,},)")
     some, of_issues = _some_scores(result)
     edges = stratum_edges(some)
     cuts = cut_scores(edges, of_issues)

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Final, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.checks import rows_in_words
 from labelsieve.confident_learning.thresholds import Int64s, class_dtype
 from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
 from labelsieve.multilabel_classification.rows import TagMatrix, open_lists
@@ -49,7 +50,7 @@ from labelsieve.token_classification.rows import depth_of, join_labels
 
 Values: TypeAlias = npt.NDArray[Any]
 # Part of messages about labels that could be of several tasks.
-SAY_TASK: Final = "say what they are: task='tokens', 'tags' or 'segmentation' (--task)"
+SAY_TASK: Final = "give task='tokens', task='tags' or task='segmentation' (--task)"
 # Labels whose rows are counted one class after the other.
 _MOST_COUNTED: Final = 1 << 22
 # Changed values of a Zarr array that are written at a time.
@@ -285,7 +286,7 @@ def write_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], blocks
 
 def _checked_dtype(dtype: np.dtype[Any], shape: tuple[int, ...], where: str) -> np.dtype[Any]:
     if len(shape) != 1:
-        hint = f"; of more axes {SAY_TASK}" if len(shape) > 1 else ""
+        hint = f"; for more axes {SAY_TASK}" if len(shape) > 1 else ""
         raise InvalidInputError(f"{where}: labels must have one axis (N,), not shape {tuple(shape)}{hint}")
     if dtype.kind not in "iufbUSTO":
         raise InvalidInputError(f"{where}: labels must be numbers or names, not {dtype}")
@@ -319,7 +320,7 @@ class ArrayLabels(LabelFile):
                 self.values = np.array(self.values.tolist())
             if not all(issubclass(kind, str) for kind in kinds) and self.values.dtype.kind == "O":
                 names = ", ".join(sorted(kind.__name__ for kind in kinds))
-                hint = f"; of lists {SAY_TASK}" if kinds & {list, tuple, np.ndarray} else ""
+                hint = f"; for lists {SAY_TASK}" if kinds & {list, tuple, np.ndarray} else ""
                 raise InvalidInputError(
                     f"labels are objects of {names}, not all names: give them as numbers or as text{hint}"
                 )
@@ -335,8 +336,9 @@ class ArrayLabels(LabelFile):
         found = self.corrected(rows, values)
         gone = np.fromiter(map(is_missing, found.tolist()), np.bool_) if found.dtype.kind == "O" else np.empty(0)
         if gone.any():
+            n_gone = rows_in_words(int(gone.sum()), "label is", "labels are")
             raise InvalidInputError(
-                f"output: {int(gone.sum()):,} labels are missing, the first in row {int(gone.argmax()):,}, and a "
+                f"output: {n_gone} missing, the first in row {int(gone.argmax()):,}, and a "
                 f"{path.suffix} of text has none that is missing: leave output out, or store labels as Parquet or CSV"
             )
         if found.dtype.kind in "OT":  # NumPy stores objects as pickles
@@ -693,7 +695,7 @@ class ParquetLabels(LabelFile):
         elif pa.types.is_string(self.type) or pa.types.is_large_string(self.type) or self.type == pa.string_view():
             self.dtype = np.dtype(object)
         else:
-            hint = f"; of lists {SAY_TASK}" if pa.types.is_nested(kind) else ""
+            hint = f"; for lists {SAY_TASK}" if pa.types.is_nested(kind) else ""
             raise InvalidInputError(
                 f"labels: column {self.column!r} of {path} has the type {kind}: no numbers or names{hint}"
             )

@@ -22,8 +22,7 @@ from labelsieve.confident_learning.derived import softmax
 from labelsieve.confident_learning.thresholds import Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.options import check_whole_number
-from labelsieve.results.pictures import THUMBNAIL_BYTES, THUMBNAIL_SIDE, Pictures, encode_thumbnail, open_pictures
-from labelsieve.results.report import check_page, digest, heading_parts, open_texts, render
+from labelsieve.results import report
 from labelsieve.results.result import TABLE_ROWS, Result, check_class_names
 from labelsieve.results.store import replacing
 from labelsieve.review.audit import Audit
@@ -210,13 +209,13 @@ class ReviewRows:
             self._compare(stored)
         if (self.given == NO_CLASS).any():
             raise InvalidInputError(
-                "the given labels of rows that are not issues are not in the result: give labels= (--labels), or draw "
-                "the audit with them"
+                "the given labels of rows that are not issues are not in the result: give labels=... (--labels), or "
+                "draw the audit with them"
             )
         self.things, self.n_things = self.rows, result.n_rows
         if result.layout is not None:
             self.things, self.n_things = result.layout.groups_of(self.rows), result.layout.n_groups
-        self._texts = None if texts is None else open_texts(texts, self.n_things, self.things)
+        self._texts = None if texts is None else report.open_texts(texts, self.n_things, self.things)
         self._marked = marked
         self._are_logits = self._probs is not None and self._takes_softmax()
         if self._issues is not None and self._probs is not None:
@@ -521,9 +520,9 @@ def write_review(
 ) -> None:
     """Write the page about a result: `choices` are for `ReviewRows`, the others as for `LabelIssues.review`."""
     place = Path(check_place("path", path))
-    check_page(place, "review")
+    report.check_page(place, "review")
     rows = ReviewRows(result, top=check_whole_number("top", top, 1), **choices)
-    pictures = None if images is None else open_pictures(images, rows.n_things)
+    pictures = None if images is None else report.open_pictures(images, rows.n_things)
     lines = [line for start in range(0, len(rows), _BLOCK_ROWS) for line in rows.part(start, start + _BLOCK_ROWS)]
     if pictures is not None:
         with ThreadPoolExecutor(_READERS) as pool:
@@ -556,10 +555,10 @@ def _rendered(rows: ReviewRows, lines: list[dict[str, Any]], title: str | None) 
         if rows.are_chosen
         else f"The worst {len(rows):,} of {n_issues:,} label issues"
     )
-    page = render(
+    page = report.render(
         "review/review.html.jinja",
         "review",
-        heading=heading_parts(result, title),
+        heading=report.heading_parts(result, title),
         shown=shown,
         config=_json(config),
         script=script,
@@ -571,7 +570,7 @@ def _rendered(rows: ReviewRows, lines: list[dict[str, Any]], title: str | None) 
 
 def content_policy() -> str:
     """Return the content security policy of the page: its own script and style, and pictures that are in it."""
-    hashes = {name: f"'{digest(_beside(f'review.{name}'))}'" for name in ("js", "css")}
+    hashes = {name: f"'{report.digest(_beside(f'review.{name}'))}'" for name in ("js", "css")}
     rules = {
         "default-src": "'none'",
         "script-src": hashes["js"],
@@ -584,11 +583,11 @@ def content_policy() -> str:
     return "; ".join(f"{name} {value}" for name, value in rules.items())
 
 
-def _data_url(pictures: Pictures, thing: int) -> str:
+def _data_url(pictures: report.Pictures, thing: int) -> str:
     """Return the picture of a row as a data URL, in bytes that fit its size."""
-    image = pictures.image(thing, THUMBNAIL_SIDE)
-    most = int(min(THUMBNAIL_BYTES, max(_LEAST_BYTES, _PIXEL_BYTES * image.width * image.height)))
-    return encode_thumbnail(image, most, THUMBNAIL_SIDE).url
+    image = pictures.image(thing, report.THUMBNAIL_SIDE)
+    most = int(min(report.THUMBNAIL_BYTES, max(_LEAST_BYTES, _PIXEL_BYTES * image.width * image.height)))
+    return report.encode_thumbnail(image, most, report.THUMBNAIL_SIDE).url
 
 
 def _beside(name: str) -> str:

@@ -14,8 +14,7 @@ import numpy.typing as npt
 from labelsieve.errors import InvalidInputError, MissingDependencyError
 from labelsieve.options import FLOAT_TOLERANCE, check_positive, check_whole_number
 from labelsieve.results.label_issues import GroupedIssues, LabelIssues, compare_with, lowest
-from labelsieve.results.pictures import Pictures, encode_thumbnail, open_pictures
-from labelsieve.results.report import check_report, write_report
+from labelsieve.results.report import Pictures, check_report, encode_thumbnail, open_pictures, write_report
 from labelsieve.results.result import IssueRows, frame_of
 from labelsieve.results.units import EqualImages, PixelLayout
 from labelsieve.storage.remote import check_place

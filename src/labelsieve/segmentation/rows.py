@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.checks import rows_in_words
 from labelsieve.confident_learning.summarize import PlaneSummarizer
 from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError, UnreadableDataError
 from labelsieve.options import PROBABILITY_TOLERANCE
@@ -525,14 +526,11 @@ def open_planes(pred_probs: Any) -> OpenedImages:
         )
     if isinstance(pred_probs, Ensemble):
         members = [open_planes(member) for member in pred_probs.members]
-        first = members[0]
         names = [member_name(number, "images") for number in range(len(members))]
         check_members(names, [(len(member), *member.classes[:1]) for member in members])
         for name, member in zip(names, members, strict=True):
-            _check_sizes(names[0], first.sizes, name, member.sizes)
-        return OpenedImages(
-            Ensemble([member.rows for member in members], pred_probs.weights), first.sizes, first.classes, first.is_list
-        )
+            _check_sizes(names[0], members[0].sizes, name, member.sizes)
+        return replace(members[0], rows=Ensemble([member.rows for member in members], pred_probs.weights))
     arrays, is_list = _opened_arrays("pred_probs", pred_probs)
     return _as_rows("pred_probs", arrays, is_list=is_list)
 
@@ -549,12 +547,11 @@ def check_images(labels: OpenedImages, planes: OpenedImages) -> None:
         raise InvalidInputError(
             f"{len(labels):,} masks, {len(planes):,} images of pred_probs: there must be a mask for each image"
         )
-    fewest = int(planes.classes.min())
     _refuse_channels_last(labels, planes)
-    if fewest < 2:
+    if planes.classes.min() < 2:
         raise InvalidInputError(
-            f"pred_probs has {fewest} plane for each image; of the probabilities p of one class of two give both: "
-            "np.concatenate([1 - p, p], axis=1)"
+            f"pred_probs has {planes.classes.min()} plane for each image; of the probabilities p of one class of two "
+            "give both: np.concatenate([1 - p, p], axis=1)"
         )
     other = np.flatnonzero(planes.classes != planes.classes[0])
     if len(other):
@@ -571,7 +568,8 @@ def _check_sizes(name: str, sizes: npt.NDArray[np.int64], other_name: str, other
         return
     (height, width), (rows, columns) = sizes[differs[0]].tolist(), others[differs[0]].tolist()
     text = f"image {differs[0]:,}: {name} has {height} x {width} pixels, {other_name} {rows} x {columns}"
-    text += f" ({len(differs) - 1:,} more images differ)" if len(differs) > 1 else ""
+    more = rows_in_words(len(differs) - 1, "more image differs", "more images differ")
+    text += f" ({more})" if len(differs) > 1 else ""
     if (height, width) == (columns, rows):
         text += ": are the axes of one swapped? Height comes first"
     elif height % rows == width % columns == 0 and height // rows == width // columns:
@@ -598,9 +596,9 @@ def _opened_arrays(name: str, data: Any) -> tuple[list[Opened], bool]:
         raise InputTypeError(f"{name} is missing")
     if isinstance(data, np.ndarray) and data.dtype == object:
         data = list(data)
-    if isinstance(data, str | os.PathLike) or (isinstance(data, list | tuple) and data and are_places(data)):
-        one = isinstance(data, str | os.PathLike)
-        found = open_place(name, data, _separate) if one else open_places(name, data, _separate)  # type: ignore[arg-type]
+    one = isinstance(data, str | os.PathLike)
+    if one or (isinstance(data, list | tuple) and data and are_places(data)):
+        found = open_place(name, data, _separate) if one else open_places(name, data, _separate)
         arrays = list(found.children) if type(found) is _Separate else [found]
         return [_with_images(name, array, n_axes, array.where) for array in arrays], True
     if isinstance(data, list | tuple):
@@ -632,6 +630,8 @@ def _with_images(name: str, opened: Opened, n_axes: int, where: str) -> Opened:
     hint = ""
     if name == "labels" and opened.ndim == n_axes + 2:
         hint = ": of one-hot masks take labels.argmax(axis=1), or labels.argmax(axis=-1) with the classes last"
+        if 1 in (opened.shape[1], opened.shape[-1]):  # masks with an axis of one channel
+            hint = ": take labels[:, 0]" if opened.shape[1] == 1 else ": take labels[..., 0]"
     elif name == "labels" and opened.dtype.kind == "f":
         hint = ": labels come first, then pred_probs"
     raise InvalidInputError(
@@ -646,7 +646,7 @@ def _whole_numbers(labels: Opened) -> Opened:
         return labels
     if labels.dtype.kind == "b" and isinstance(labels, ArraySource):
         return ArraySource(labels.array.view(np.uint8))
-    hint = "convert them with .astype(int) if all are whole numbers"
+    hint = "convert them to integers if all are whole numbers"
     if labels.dtype.kind not in "bf":
         hint = "each pixel has the number of its class"
     raise InvalidInputError(f"masks must be integers 0..K-1, not {labels.dtype}: {hint}")
@@ -677,19 +677,18 @@ def _as_rows(name: str, arrays: Sequence[Opened], *, is_list: bool) -> OpenedIma
 
 def _joined(name: str, rows: Sequence[Any], where: str) -> Any:
     """Return the pixels of all arrays as one."""
-    if len(rows) == 1:
-        return rows[0]
-    if all(isinstance(one, Source) for one in rows):
+    if len({one.shape[1:] for one in rows}) > 1 or len(rows) == 1:
+        return rows[0]  # the number of classes is compared later, with the other sizes
+    n_sources = sum(isinstance(one, Source) for one in rows)
+    if n_sources == len(rows):
         if all(isinstance(one, ArraySource | PixelSource) and one.facts.in_memory for one in rows):
             where = f"{len(rows):,} arrays in memory"
-        columns = {one.shape[1:] for one in rows}
-        # The number of classes is compared later, with the other sizes.
-        return ShardsSource.checked(name, rows, where) if len(columns) == 1 else rows[0]
-    if any(isinstance(one, Source) for one in rows):
+        return ShardsSource.checked(name, rows, where)
+    if n_sources:
         raise InputTypeError(f"{name} is a list of Dask arrays and others: give one kind")
     import dask.array as da
 
-    return da.concatenate(rows) if len({one.shape[1:] for one in rows}) == 1 else rows[0]
+    return da.concatenate(rows)
 
 
 def _dask_pixels(array: da.Array) -> da.Array:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.checks import rows_in_words
 from labelsieve.confident_learning.summarize import label_column
 from labelsieve.confident_learning.thresholds import Floats, label_dtype
 from labelsieve.errors import InputTypeError, InvalidInputError
@@ -23,11 +24,10 @@ _NESTED: Final = (
 )
 # How to convert labels that are names. Only the user knows the number of each: the columns have an order.
 MAP_STRINGS: Final = (
-    "map them to the columns of pred_probs, with class_names in the order of these columns: "
-    "number = {name: k for k, name in enumerate(class_names)}; labels = [number[label] for label in labels]. "
-    "If the columns are in alphabetical order, as scikit-learn's are, and every class has rows: "
-    "class_names, labels = np.unique(labels, return_inverse=True)"
+    "with class_names in the order of the columns of pred_probs, take "
+    "labels = [class_names.index(label) for label in labels]"
 )
+WHOLE_NUMBERS: Final = "take labels = np.asarray(labels, int) if all are whole numbers"
 
 
 class ArraySource(Source):
@@ -131,7 +131,8 @@ def in_memory(name: str, data: Any) -> npt.NDArray[Any]:
         n_masked = int(np.count_nonzero(np.ma.getmaskarray(data)))
         if n_masked:
             raise InvalidInputError(
-                f"{name} is a masked array with {n_masked:,} masked values: drop or fill them first"
+                f"{name} is a masked array with {rows_in_words(n_masked, 'masked value', 'masked values')}: drop or "
+                "fill them first"
             )
         return np.asarray(data.data)
     nested = _NESTED if name == "labels" else f"{name} is a list whose rows differ in length"
@@ -143,7 +144,7 @@ def in_memory(name: str, data: Any) -> npt.NDArray[Any]:
         if name == "labels" and array.ndim > 1:
             raise InvalidInputError(nested)
         return _without_objects(name, array)
-    if package == "dask":
+    if package == "dask" and hasattr(kind, "to_dask_array"):
         raise InputTypeError(f"{name} is a Dask {kind.__name__}: give its .to_dask_array(lengths=True)")
     wrong = InputTypeError(f"{name} must be an array, a list or a path to a .npy or .zarr file; not {kind.__name__}")
     if isinstance(data, str | bytes | dict | set) or not (isinstance(data, np.ndarray) or hasattr(data, "__array__")):
@@ -163,13 +164,15 @@ def _without_objects(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if any(isinstance(item, list | tuple | set | np.ndarray) for item in labels):
         raise InvalidInputError(_NESTED)
     _refuse_missing(sum(item is None or (isinstance(item, float) and math.isnan(item)) for item in labels))
-    hint = MAP_STRINGS if any(isinstance(item, str) for item in labels) else "convert them with .astype(int)"
+    hint = MAP_STRINGS if any(isinstance(item, str) for item in labels) else WHOLE_NUMBERS
     raise InvalidInputError(f"labels must be integers 0..K-1, not object: {hint}")
 
 
 def _refuse_missing(n: int) -> None:
     if n:
-        raise InvalidInputError(f"labels has {n:,} missing values: drop these rows or label them")
+        raise InvalidInputError(
+            f"labels has {rows_in_words(n, 'missing value', 'missing values')}: drop these rows or label them"
+        )
 
 
 def _from_pandas(name: str, data: Any) -> npt.NDArray[Any]:
@@ -191,7 +194,7 @@ def _from_pandas(name: str, data: Any) -> npt.NDArray[Any]:
     if array.dtype == object and getattr(data.dtype, "kind", "O") in "iu":
         array = data.to_numpy(dtype=np.int64)
     if array.dtype == object:
-        hint = MAP_STRINGS if any(isinstance(item, str) for item in array) else "convert them with .astype(int)"
+        hint = MAP_STRINGS if any(isinstance(item, str) for item in array) else WHOLE_NUMBERS
         raise InvalidInputError(f"labels has dtype {data.dtype}; they must be integers 0..K-1: {hint}")
     return array
 

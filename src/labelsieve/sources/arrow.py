@@ -124,7 +124,8 @@ class BatchesSource(Source):
 class ArrowTable:
     """An open Arrow file: the names of its columns, and the number of rows of each record batch.
 
-    Record batches are mapped. Of those that are compressed, the narrowest column is decoded to count their rows.
+    Record batches are mapped. Where they are compressed, the first one is decoded to see it, and the narrowest column
+    of all to count their rows.
 
     Raises
     ------
@@ -142,17 +143,16 @@ class ArrowTable:
             with file.path.open("rb") as opened:
                 self._is_stream = opened.read(6) != b"ARROW1"
             whole, reader = _reader(file, is_stream=self._is_stream)
-            self._schema, narrow = reader.schema, []
-            if not self._is_stream:
-                widths = {_width(field.type): index for index, field in enumerate(self._schema)}
-                narrow = [widths[min(widths)]] if widths else []
-                whole, reader = _reader(file, is_stream=False, fields=narrow)
-            self._rows: list[int] = []
+            self._schema, self._rows = reader.schema, list[int]()
             for batch in _batches(reader):
-                self._rows.append(batch.num_rows)
-                self._compressed = self._compressed or not _is_within(batch, whole)
-                if self._is_stream and self._compressed:
+                self._compressed = not _is_within(batch, whole)
+                if self._compressed:
                     break
+                self._rows.append(batch.num_rows)
+            if self._compressed and not self._is_stream:
+                widths = {_width(field.type): index for index, field in enumerate(self._schema)}
+                _, reader = _reader(file, is_stream=False, fields=[widths[min(widths)]])
+                self._rows = [batch.num_rows for batch in _batches(reader)]
         except (arrow().ArrowException, OSError) as error:
             raise InvalidInputError(
                 f"{name}: {file.where} is not a readable Arrow file: {in_one_line(error)}"

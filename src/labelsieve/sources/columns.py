@@ -219,7 +219,7 @@ class Columns:
         if isinstance(array.type, pa.DictionaryType):
             array = decoded(array)
         if array.null_count and not self.with_nulls:
-            self._refuse_nulls(array, first_row, column)
+            self._refuse_nulls(array.is_null(), first_row, f"nulls in column {column!r}")
         if self.dtype.kind == "T":
             return np.array(array.to_pylist(), self.dtype)
         if not self.with_nulls:
@@ -228,33 +228,27 @@ class Columns:
         return values.astype(self.dtype, copy=False)
 
     def _of_lists(self, array: Any, first_row: int) -> npt.NDArray[Any]:
-        pa, [column], width = arrow(), self.columns, self.width or 0
+        [column], width = self.columns, self.width or 0
         if array.null_count:
-            self._refuse_nulls(array, first_row, column)
-        if isinstance(array.type, pa.FixedSizeListType):
-            values = array.values.slice(array.offset * width, len(array) * width)
-        else:
-            offsets = _values(array.offsets)
-            lengths = np.diff(offsets)
-            if len(lengths) and (lengths.min() != width or lengths.max() != width):
-                row = int(np.flatnonzero(lengths != width)[0])
+            self._refuse_nulls(array.is_null(), first_row, f"nulls in column {column!r}")
+        if not isinstance(array.type, arrow().FixedSizeListType):
+            lengths = np.diff(_values(array.offsets))
+            wrong = np.flatnonzero(lengths != width)
+            if len(wrong):
+                row = first_row + int(wrong[0])
                 raise InvalidInputError(
-                    f"{self.name}: the lists in column {column!r} of {self.where} differ in length: row "
-                    f"{first_row + row:,} has {lengths[row]:,} values, others have {width:,}"
-                ).at([(first_row + row, first_row + row + 1)])
-            values = array.values.slice(int(offsets[0]), len(array) * width)
-        if isinstance(values.type, pa.DictionaryType):
-            values = values.dictionary_decode()
+                    f"{self.name}: the lists in column {column!r} of {self.where} differ in length: row {row:,} has "
+                    f"{lengths[wrong[0]]:,} values, others have {width:,}"
+                ).at([(row, row + 1)])
+        values = list_items(array)
+        values = values.dictionary_decode() if isinstance(values.type, arrow().DictionaryType) else values
         if values.null_count:
-            rows = np.unique(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False)) // width)
-            self._refuse_rows(rows + first_row, f"nulls in the lists of column {column!r}")
+            self._refuse_nulls(values.is_null(), first_row, f"nulls in the lists of column {column!r}", width)
         return _values(values).reshape(len(array), width)
 
-    def _refuse_nulls(self, array: Any, first_row: int, column: str) -> None:
-        rows = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False)) + first_row
-        self._refuse_rows(rows, f"nulls in column {column!r}")
-
-    def _refuse_rows(self, rows: npt.NDArray[Any], what: str) -> None:
+    def _refuse_nulls(self, are_null: Any, first_row: int, what: str, width: int = 1) -> None:
+        """Raise if there are nulls among values, of which each row has `width`."""
+        rows = np.unique(np.flatnonzero(are_null.to_numpy(zero_copy_only=False)) // width) + first_row
         some = ", ".join(f"{row:,}" for row in rows[:_MOST_ROWS].tolist())
         several = f"rows {some}" if len(rows) > 1 else f"row {some}"
         more = f" and at least {len(rows) - _MOST_ROWS:,} more" if len(rows) > _MOST_ROWS else ""

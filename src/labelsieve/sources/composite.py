@@ -1095,7 +1095,7 @@ def widened(opened: Any, dtype: str | None = None) -> Any:
         return Bfloat16Source(opened) if isinstance(opened, Source) else _widened_blocks(opened)
     refuse_narrow("pred_probs", stored.name)
     if stored.kind == "V" and stored.itemsize in (1, 2) and stored.names is None:
-        kind = "bfloat16, give dtype='bfloat16' (--dtype bfloat16)"
+        kind = "bfloat16, give dtype='bfloat16'"
         if stored.itemsize == 1:
             kind = "float8, convert them before they are saved"
         raise InvalidInputError(
@@ -1112,9 +1112,8 @@ def refuse_narrow(name: str, dtype: str) -> None:
     """Raise if the name of a dtype, of `name` for messages, is that of float8 or narrower."""
     if dtype.startswith(_NARROW):
         raise InvalidInputError(
-            f"{name} is {dtype}. {dtype} has too few bits for probabilities: at most 16 different ones between 0.5 and "
-            "1. Predict in bfloat16 or a wider dtype, or take pred_probs.astype(np.float32) to use these values all "
-            "the same"
+            f"{name} is {dtype}, which has too few bits for probabilities: at most 16 different ones between 0.5 and "
+            "1. Predict in a wider dtype, or take pred_probs.astype(np.float32) to use these values all the same"
         )
 
 

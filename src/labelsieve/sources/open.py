@@ -19,7 +19,7 @@ import numpy as np
 
 from labelsieve.errors import InputTypeError, InvalidInputError, located
 from labelsieve.options import IgnoreLabel
-from labelsieve.sources.arrays import MAP_STRINGS, ArraySource, in_memory, is_tensor, open_tensor
+from labelsieve.sources.arrays import MAP_STRINGS, WHOLE_NUMBERS, ArraySource, in_memory, is_tensor, open_tensor
 from labelsieve.sources.composite import (
     Ensemble,
     EnsembleSource,
@@ -207,14 +207,12 @@ def checked_labels(opened: Opened) -> Opened:
                 "labelsieve.multilabel_classification (--task tags)"
             )
             if opened.dtype.kind == "f":
-                hint = (
-                    ": were pred_probs given as labels? Labels come first. Of one-hot rows take labels.argmax(axis=1)"
-                )
+                hint = ": were pred_probs given as labels, which come first? Of one-hot rows take labels.argmax(axis=1)"
         if opened.ndim == 3:
             hint = ": masks (N, H, W) are for labelsieve.segmentation (--task segmentation)"
         raise InvalidInputError(f"labels must have one axis (N,), not shape {tuple(opened.shape)}{hint}")
     if opened.dtype.kind not in "iu":
-        hint = MAP_STRINGS if opened.dtype.kind in "USTO" else "convert them with .astype(int) if all are whole numbers"
+        hint = MAP_STRINGS if opened.dtype.kind in "USTO" else WHOLE_NUMBERS
         raise InvalidInputError(f"labels must be integers 0..K-1, not {opened.dtype}: {hint}")
     return opened
 
@@ -257,7 +255,7 @@ def open_pred_probs(
             whole = "100" if of_tags else "pred_probs.sum(axis=1, keepdims=True)"
             hint = f": if these are {'' if of_tags else 'counts or '}percentages, take pred_probs / {whole}"
             if opened.dtype.itemsize == 2:
-                hint += "; if they are the bits of bfloat16, give dtype='bfloat16' (--dtype bfloat16)"
+                hint += "; if they are the bits of bfloat16, give dtype='bfloat16'"
         raise InvalidInputError(f"pred_probs must be float16, float32 or float64, not {opened.dtype}{hint}")
     if of_tags and not opened.shape[1]:
         raise InvalidInputError("pred_probs has no columns: there must be one for each tag")

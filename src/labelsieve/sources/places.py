@@ -57,7 +57,7 @@ _ZARR: Final = Format(
 # By the suffix of a file or folder.
 FORMATS: Final[dict[str, Format]] = {".npy": _NPY, ".zarr": _ZARR, ".npz": _NPY, ".safetensors": _NPY}
 
-_AS_TABLE: Final = "give it as the table data (--data), with the names of its columns as labels and pred_probs"
+_AS_TABLE: Final = "give it as data=..., with the names of its columns as labels=... and pred_probs=..."
 _AS_ARRAY: Final = "load it and give the array, or save that with np.save and give the file"
 _PICKLED: Final = "and a pickle can run any code when it is opened"
 # Files of other formats, by their suffix: what they are, and what to do with them.

@@ -223,12 +223,11 @@ class Segment:
         try:
             if (header["format"], header["part"], header["segment"]) != (FORMAT, part, number):
                 raise DamagedRecordError(f"{inner.where}/{name} is a segment of another part")
+            facts = [footer[name] for name in ("base", "stop", "by", "n_updated", "has_unlabelled")]
             first_rows = np.array(footer["first_rows"], np.int64)
-            facts = int(footer["base"]), int(footer["stop"]), str(footer["by"]), int(footer["n_updated"])
-            unlabelled = bool(footer["has_unlabelled"])
         except (KeyError, TypeError, ValueError) as error:
             raise DamagedRecordError(f"{inner.where}/{name} lacks something") from error
-        return cls(part, f"part-{part:05d}/{name}", layout, first_rows, *facts, unlabelled)
+        return cls(part, f"part-{part:05d}/{name}", layout, first_rows, *facts)
 
 
 def _read_part(folder: Folder, part: int) -> list[Segment]:

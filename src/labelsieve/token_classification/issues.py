@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.checks import rows_in_words
 from labelsieve.errors import InvalidInputError
 from labelsieve.options import check_whole_number
 from labelsieve.results.label_issues import IssuePairs, LabelIssues, as_tuples, compare_with, later, lowest
@@ -333,8 +334,10 @@ class Words:
         start, stop = self._edges[sentence : sentence + 2].tolist()
         words = self._tokens[start:stop] if self._is_flat else self._tokens[sentence]
         if isinstance(words, str) or len(words) != stop - start:
-            given = f"the text {words!r}" if isinstance(words, str) else f"{len(words):,} words"
-            raise InvalidInputError(f"sentence {sentence:,} has {stop - start:,} tokens, but {given}")
+            given = f"the text {words!r}" if isinstance(words, str) else rows_in_words(len(words), "word", "words")
+            raise InvalidInputError(
+                f"sentence {sentence:,} has {rows_in_words(stop - start, 'token', 'tokens')}, but {given}"
+            )
         return [str(word) for word in words]
 
     def around(self, sentence: int, token: int) -> tuple[str, str, str]:

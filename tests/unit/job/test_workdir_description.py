@@ -47,7 +47,7 @@ def assert_refused(place):
         Workdir.peek(place, fresh=False)
     assert str(caught.value) == (
         f"{place}/labelsieve.json is damaged, or was written by another version of Labelsieve. "
-        "Start over with fresh=True (--fresh)"
+        "Start over with fresh=True"
     )
 
 

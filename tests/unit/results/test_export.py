@@ -15,7 +15,6 @@ import zarr
 
 import draws
 import labelsieve
-from labelsieve.job import grid as memory
 from labelsieve.results import store as export
 from labelsieve.results import store as zarr_store
 from labelsieve.results.store import ResultGroup, StoredIssues, check_output, is_result, staged
@@ -84,7 +83,7 @@ def test_parquet_reads_back_in_pandas_and_pyarrow(issues, tmp_path):
 
 def test_zarr_holds_all_rows(data, issues, tmp_path, monkeypatch):
     monkeypatch.setattr("labelsieve.results.store.RESULT_ROWS", 128)
-    monkeypatch.setattr(memory, "RUN_ROWS", 32)
+    monkeypatch.setattr("labelsieve.results.store.RUN_ROWS", 32)
     found = labelsieve.find_label_issues(*data, output=tmp_path / "i.zarr", batch_size=50, partition_batches=3)
     group = zarr.open_group(tmp_path / "i.zarr", mode="r")
     assert group["scores"][:].tobytes() == issues.scores.tobytes()
@@ -173,7 +172,7 @@ def test_a_failure_leaves_the_earlier_result_and_no_other_file(issues, tmp_path,
         temporary.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(export, f"_write_{ending}", full)
+    monkeypatch.setitem(export.WRITERS, f".{ending}", full)
     with pytest.raises(OSError, match="disk full"):
         export.write(issues, path)
     assert snapshot(tmp_path) == before
