@@ -752,7 +752,7 @@ def test_what_is_no_audit_is_not_replaced(known, tmp_path):
         ({"budget": 19}, "budget must be a whole number of at least 20, not 19"),
         ({"budget": 100.0}, "budget must be a whole number"),
         ({"seed": -1}, "seed must be a whole number of at least 0"),
-        ({"labels": [0, 1]}, r"labels must be of 3,000 rows, not of shape \(2,\)"),
+        ({"labels": [0, 1]}, r"labels must be of 3,000 rows, not 2"),
     ],
 )
 def test_bad_audits(known, choices, message):

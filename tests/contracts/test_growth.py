@@ -587,11 +587,11 @@ def test_a_second_read_that_was_killed_goes_on(data, monkeypatch):
     data.put("p-5", 100)
     inner, done = rescan.rescan, []
 
-    def dies(partition, **how):
+    def dies(partition, *args, **how):
         if len(done) == 5:
             raise Killed
         done.append(partition.n_rows)
-        return inner(partition, **how)
+        return inner(partition, *args, **how)
 
     with monkeypatch.context() as patch, dask.config.set(scheduler="synchronous"):
         patch.setattr(rescan, "rescan", dies)

@@ -460,7 +460,6 @@ def damaged(tmp_path, codec, chunks, how):
 DAMAGE = ["half", "all but a byte", "ten bytes", "empty", "noise", "fewer rows", "more rows"]
 
 
-@pytest.mark.every_value
 @pytest.mark.parametrize("how", DAMAGE)
 @pytest.mark.parametrize("codec", [c for c in CODECS if c[1] != "gzip"], ids=lambda codec: f"v{codec[0]} {codec[1]}")
 def test_a_damaged_chunk_on_the_direct_path_is_an_error_that_names_the_file(tmp_path, codec, how):

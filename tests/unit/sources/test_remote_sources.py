@@ -475,7 +475,6 @@ def test_an_error_while_reading_ahead_names_the_rows_and_leaves_no_thread(memory
     wait_until(lambda: not any("labelsieve-prefetch" in thread.name for thread in threading.enumerate()))
 
 
-@pytest.mark.every_value
 @pytest.mark.parametrize("layout", DIRECT)
 @pytest.mark.parametrize("damage", ["empty", "cut", "longer", "another"])
 def test_damaged_chunks_are_errors(memory, layout, damage):
