@@ -118,7 +118,7 @@ class Partition:
         if isinstance(pred_probs, RowRange):
             source = pred_probs.source
             self.summarizer, self.joint_counter = source.summarizer, source.joint_counter
-            row_bytes = source.strip_row_bytes
+            row_bytes = source.strip_row_bytes or source.row_bytes
         self.strip_rows = max(1, min(MAX_STRIP_ROWS, STRIP_BYTES // row_bytes))
         # The batches to read; neighbours are joined up to a strip: tiny batches cost time and save no memory.
         self._batches: list[tuple[int, int]] = []

@@ -42,11 +42,7 @@ class _RowsOfTags(UnitRows, DerivedSource):
         super()._follow(source)
         self.shape, self.row_bytes = (n_examples * self.unit_rows,), self.dtype.itemsize
         self.facts, self.class_columns = replace(self.facts, forkable=False), ()
-
-    @property
-    def read_row_bytes(self) -> int:
-        """Bytes of a stored value."""
-        return max(1, self.source.read_row_bytes // self.unit_rows)
+        self.read_row_bytes = max(1, source.read_row_bytes // self.unit_rows)
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:
         """Open for reading."""

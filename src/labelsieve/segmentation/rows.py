@@ -32,15 +32,7 @@ from labelsieve.sources.composite import (
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.open import Opened, open_any
 from labelsieve.sources.places import are_places, expand, local_path, open_all, open_place, open_places
-from labelsieve.sources.source import (
-    FileSource,
-    FileVersion,
-    MissingRows,
-    ReadFacts,
-    Rows,
-    Source,
-    read_into,
-)
+from labelsieve.sources.source import FileSource, FileVersion, MissingRows, ReadFacts, Rows, Source, read_into
 from labelsieve.sources.zarr import ZarrSource, chunk_decoder
 
 if TYPE_CHECKING:
@@ -202,7 +194,7 @@ def pixels_of(images: Source) -> Source:
     if flat and isinstance(images, NpySource):  # the pixels of labels are stored as rows already
         rows = copy.copy(images)
         rows.shape = (images.n_rows * images.shape[1] * images.shape[2],)
-        rows.row_bytes = images.dtype.itemsize
+        rows.row_bytes = rows.read_row_bytes = images.dtype.itemsize
         return rows
     if images.ndim == 3 and isinstance(images, ArraySource) and images.array.flags.c_contiguous:
         return ArraySource(images.array.reshape(-1))
@@ -226,6 +218,7 @@ class OneImage(WrappedSource):
         # The whole array is read for one row.
         held = source.facts.decoding_bytes + source.row_bytes * min(source.facts.row_chunk or 0, source.n_rows)
         self.facts = replace(source.facts, row_chunk=None, forkable=False, decoding_bytes=held)
+        self.row_edges = None
 
     @classmethod
     def of(cls, source: Source) -> Source:
@@ -234,7 +227,8 @@ class OneImage(WrappedSource):
             return ArraySource(source.array[np.newaxis])
         if isinstance(source, NpySource) and not source.fortran:
             images = copy.copy(source)
-            images.shape, images.row_bytes = (1, *source.shape), source.row_bytes * source.n_rows
+            images.shape = (1, *source.shape)
+            images.row_bytes = images.read_row_bytes = source.row_bytes * source.n_rows
             return images
         return cls(source)
 

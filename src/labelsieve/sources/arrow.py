@@ -211,14 +211,9 @@ class ArrowFileSource(TableFileSource):
         super().__init__(file, columns, batch_rows)
         self.is_stream = is_stream
         if compressed:
-            largest = max(batch_rows) * self.row_bytes
+            self.row_edges, largest = self.ends, max(batch_rows) * self.row_bytes
             note = f"record batches of {file.where} have up to {largest / 1e6:,.0f} MB in what is read, and are decoded"
             self.facts = ReadFacts(is_encoded=True, decoding_bytes=2 * largest, decoding_note=f"{note} whole")
-
-    @property
-    def row_edges(self) -> npt.NDArray[np.int64] | None:
-        """The rows at which record batches end, if these are compressed."""
-        return self.ends if self.facts.is_encoded else None
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing is prefetched
         """Open for reading."""

@@ -22,11 +22,9 @@ from labelsieve.errors import (
     MissingDependencyError,
     UnreadableDataError,
 )
-from labelsieve.sources.npy import read_exactly
-from labelsieve.sources.objects import ObjectStore
-from labelsieve.sources.source import FileVersion, Source, changed, check_path, file_version, gone
+from labelsieve.sources.npy import RemoteFile
+from labelsieve.sources.source import FileVersion, Source, check_path, file_version
 from labelsieve.storage.folder import RangedFile
-from labelsieve.storage.remote import digest_of, stamp_of, version_of, without_query
 
 # Columns and rows that a message names.
 _MOST_COLUMNS: Final = 12
@@ -453,16 +451,6 @@ class LocalTableFile:
         """The path."""
         return str(self.path)
 
-    def open(self) -> Any:
-        """Open the file, and compare its version."""
-        file = arrow().OSFile(str(self.path), "rb")
-        try:
-            self.check()
-        except BaseException:
-            file.close()
-            raise
-        return file
-
     def check(self) -> None:
         """Compare size, time and inode."""
         check_path(self.version, self.path)
@@ -472,71 +460,21 @@ class LocalTableFile:
         return self.version and {"size": self.version.size, "mtime_ns": self.version.mtime_ns}
 
 
-@dataclass(frozen=True)
-class RemoteTableFile:
-    """An object in a store or on a web server.
-
-    Parameters
-    ----------
-    url : str
-        In full; messages show it without its secrets.
-    size : int
-        Bytes.
-    stamp : str
-        Its version, as the file system states it.
-    """
-
-    url: str
-    size: int
-    stamp: str
-
-    is_remote = True
-
-    @classmethod
-    def at(cls, name: str, url: str, info: dict[str, Any] | None = None) -> RemoteTableFile:
-        """Request the size and the version of an object, unless `info`, its entry in a listing, has them."""
-        store, path = ObjectStore.at(url)
-        if not (info and (info.get("ETag") or info.get("etag"))):
-            info = store.info(name, path)
-        size, where = info.get("size"), without_query(url)
-        if size is None or info.get("partial") is False:
-            raise InvalidInputError(f"{name}: the server of {where} does not send parts of a file of known size")
-        return cls(url, int(size), stamp_of(info))
-
-    @property
-    def where(self) -> str:
-        """The URL without its query."""
-        return without_query(self.url)
-
-    def open(self) -> Any:
-        """Return a file whose reads are requests."""
-        return arrow().PythonFile(RangedFile(self.read, self.size), mode="r")
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Request some bytes, which must be of the version that was noted."""
-        store, path = ObjectStore.at(self.url)
-        version = version_of({"size": self.size, "ETag": self.stamp})
-        return read_exactly(store, path, start, stop, f"bytes {start:,}..{stop - 1:,}", version)
-
-    def check(self) -> None:
-        """Request size and stamp, and compare them."""
-        store, path = ObjectStore.at(self.url)
-        try:
-            info = store.info("data", path)
-        except InvalidInputError:
-            raise gone(self.where) from None
-        if info.get("size") != self.size:
-            raise changed(self.where, f"its size was {self.size:,} bytes and is {info.get('size') or 0:,}")
-        if stamp_of(info) != self.stamp:
-            raise changed(self.where, "it was overwritten")
-
-    def content(self) -> Any:
-        """Return size and stamp; a size alone does not change with the data."""
-        return {"size": self.size, "stamp": self.stamp, "url": digest_of(self.url)} if self.stamp else None
+# A file whose version is known. It is hashable, and pickles as its place.
+TableFile: TypeAlias = LocalTableFile | RemoteFile
 
 
-# A file whose version is known, and which opens for pyarrow. It is hashable, and pickles as its place.
-TableFile: TypeAlias = LocalTableFile | RemoteTableFile
+def open_file(file: TableFile) -> Any:
+    """Open a file for pyarrow, and compare the version of one on a disk; reads of a remote one are requests."""
+    if isinstance(file, RemoteFile):
+        return arrow().PythonFile(RangedFile(file.read, file.size), mode="r")
+    opened = arrow().OSFile(str(file.path), "rb")
+    try:
+        file.check()
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
 
 class TableFileSource(Source):

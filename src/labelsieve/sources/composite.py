@@ -127,7 +127,10 @@ class ShardsSource(CompositeSource):
             decoding_note=largest.decoding_note,
         )
         self.fill_value, self.ignored, self.class_columns = first.fill_value, first.ignored, first.class_columns
-        self.summarizer, self._ends = first.summarizer, ends[1:]
+        self.summarizer, self._ends, self.read_row_bytes = first.summarizer, ends[1:], first.read_row_bytes
+        if any(shard.row_edges is not None for shard in shards):
+            edges = [np.array([one.n_rows]) if one.row_edges is None else one.row_edges for one in shards]
+            self.row_edges = np.unique(np.concatenate([a + b for a, b in zip(self.begins, edges, strict=True)]))
         self.listed_at = self._where = where
 
     @classmethod
@@ -177,24 +180,9 @@ class ShardsSource(CompositeSource):
         return self.children
 
     @property
-    def read_row_bytes(self) -> int:
-        """Bytes of a row before it is converted."""
-        return self.children[0].read_row_bytes
-
-    @property
     def derivation(self) -> list[Any]:
         """What is computed from the stored rows of each shard."""
         return self.children[0].derivation
-
-    @property
-    def row_edges(self) -> npt.NDArray[np.int64] | None:
-        """The rows at which what is decoded together ends, in all shards; None unless some shard has such rows."""
-        edges = [shard.row_edges for shard in self.children]
-        if all(one is None for one in edges):
-            return None
-        ends = [[begin + shard.n_rows] if one is None else begin + one
-                for one, shard, begin in zip(edges, self.children, self.begins, strict=True)]  # fmt: skip
-        return np.unique(np.concatenate(ends))
 
     def pieces(self, start: int, stop: int) -> list[tuple[int, int, int]]:
         """Return the shards that hold rows ``[start, stop)``, and which rows of each."""
@@ -345,6 +333,7 @@ class FoldsSource(CompositeSource):
         # A batch has rows of all folds, so a thread holds the chunk that is in use of each.
         super().__init__(folds, (len(fold_of_row), *folds[0].shape[1:]), dtype, [0] * len(folds))
         self.fold_of_row, self.origins = fold_of_row, tuple(origins or [0] * len(folds))
+        self.read_row_bytes = max(fold.read_row_bytes for fold in folds)
 
     @classmethod
     def checked(cls, folds: Sequence[Source], rows: Sequence[Source]) -> FoldsSource:
@@ -383,11 +372,6 @@ class FoldsSource(CompositeSource):
     def where(self) -> str:
         """The places of the folds."""
         return f"folds {', '.join(fold.where for fold in self.children)}"
-
-    @property
-    def read_row_bytes(self) -> int:
-        """Bytes of a stored row, of the widest fold."""
-        return max(fold.read_row_bytes for fold in self.children)
 
     def pieces(self, start: int, stop: int) -> list[tuple[int, int, int]]:
         """Return the folds that have rows ``[start, stop)``, and which rows of each."""
@@ -725,6 +709,11 @@ class EnsembleSource(CompositeSource):
         super().__init__(members, shape, np.float64, begins or [0] * len(members))
         self.names = tuple(names or (member_name(i, member.where) for i, member in enumerate(members)))
         self.row_bytes = max(self.row_bytes, sum(member.row_bytes for member in members))
+        self.read_row_bytes = sum(member.read_row_bytes for member in members)
+        # The members are read one after the other, and long reads are faster, until strips leave the cache. Three
+        # members took 3.4 times the wall time of one model with strips of 2.7 MB, 3.6 times with 4 MB, and 4.4 times
+        # where all shared a strip (400,000 x 500 float32).
+        self.strip_row_bytes = 3 * max(member.row_bytes for member in members) // 2
         common = math.lcm(*(member.facts.row_chunk or 1 for member in members))
         # The strips of all members beyond the one that every source has.
         strips = _STRIP_COPIES * max(0, self.row_bytes - self.strip_row_bytes) * STRIP_BYTES // self.strip_row_bytes
@@ -767,21 +756,6 @@ class EnsembleSource(CompositeSource):
         if any(self.begins) or len(sizes) > 1 or len(arrays[0]) == 1:
             return [self]
         return [EnsembleSource(some, self.weights, self.names) for some in zip(*arrays, strict=True)]
-
-    @property
-    def strip_row_bytes(self) -> int:
-        """Bytes of a row of one member, and half as much again.
-
-        The members are read one after the other, and long reads are faster, until strips leave the cache. Three members
-        took 3.4 times the wall time of one model with strips of 2.7 MB, 3.6 times with 4 MB, and 4.4 times where all
-        shared a strip (400,000 x 500 float32).
-        """
-        return 3 * max(member.row_bytes for member in self.children) // 2
-
-    @property
-    def read_row_bytes(self) -> int:
-        """Bytes of a row of all members."""
-        return sum(member.read_row_bytes for member in self.children)
 
     def with_weights(self, weights: tuple[float, ...]) -> EnsembleSource:
         """Return the same members with other weights."""
@@ -898,7 +872,7 @@ class WrappedSource(Source):
 
     def _follow(self, source: Source) -> None:
         """Take the facts about reading from `source`."""
-        self.source, self.facts = source, source.facts
+        self.source, self.facts, self.row_edges = source, source.facts, source.row_edges
         self.fill_value, self.listed_at, self.class_columns = source.fill_value, source.listed_at, source.class_columns
 
     def parameters(self) -> dict[str, Any]:
@@ -964,7 +938,7 @@ class DerivedSource(WrappedSource):
 
     def _follow(self, source: Source) -> None:
         super()._follow(source)
-        self.shape = source.shape
+        self.shape, self.read_row_bytes = source.shape, source.read_row_bytes
 
     @abc.abstractmethod
     def convert(
@@ -988,19 +962,9 @@ class DerivedSource(WrappedSource):
         arrays = self.source.arrays
         return [self] if len(arrays) == 1 else [self.over(array) for array in arrays]
 
-    @property
-    def read_row_bytes(self) -> int:
-        """Bytes of a stored row."""
-        return self.source.read_row_bytes
-
     def open(self, start: int = 0, stop: int | None = None) -> Rows:
         """Open for reading."""
         return _DerivedRows(self, self.source.open(start, stop))
-
-    @property
-    def row_edges(self) -> npt.NDArray[np.int64] | None:
-        """The rows at which what is decoded together ends."""
-        return self.source.row_edges
 
     @property
     def version_rows(self) -> int | None:
@@ -1148,12 +1112,7 @@ class UnitRows(WrappedSource):
     def _follow(self, source: Source) -> None:
         super()._follow(source)
         self.facts = self.facts.times(self.unit_rows)
-
-    @property
-    def row_edges(self) -> Int64s | None:
-        """The rows at which what is decoded together ends."""
-        edges = self.source.row_edges
-        return None if edges is None else edges * self.unit_rows
+        self.row_edges = None if source.row_edges is None else source.row_edges * self.unit_rows
 
     @property
     def version_rows(self) -> int | None:
@@ -1252,17 +1211,12 @@ class DaskRows(Source):
     def __init__(self, array: da.Array) -> None:
         super().__init__(array.shape, array.dtype, ReadFacts(max(array.chunks[0], default=1), in_pieces=False))
         self._array = array
+        self.row_edges = np.unique(np.cumsum([n for n in array.chunks[0] if n], dtype=np.int64))
 
     @property
     def where(self) -> str:
         """What it is."""
         return "a Dask array"
-
-    @property
-    def row_edges(self) -> npt.NDArray[np.int64]:
-        """The rows at which chunks end."""
-        ends = np.cumsum(self._array.chunks[0], dtype=np.int64)
-        return ends[np.diff(ends, prepend=0) > 0]
 
     def _content(self) -> str:
         """Return the name of the array, which says what it computes."""

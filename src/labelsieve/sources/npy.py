@@ -461,25 +461,92 @@ def _in_safetensors(name: str, where: str, read: Reader, size: int, member: str)
 _REQUEST_BYTES: Final = 8_000_000
 
 
-class RemoteNpySource(Source):
-    """A ``.npy`` file in an object store.
+@dataclass(frozen=True)
+class RemoteFile:
+    """An object in a store or on a web server.
 
     Parameters
     ----------
     url : str
         In full; messages show it without its secrets.
-    found : Member
-        Where the array lies in it.
     size : int
-        Bytes of the object.
+        Bytes.
     stamp : str
         Its version, as the file system states it.
     """
 
-    def __init__(self, url: str, found: Member, size: int, stamp: str) -> None:
+    url: str
+    size: int
+    stamp: str
+
+    is_remote = True
+
+    @classmethod
+    def at(cls, name: str, url: str, info: dict[str, Any] | None = None) -> RemoteFile:
+        """Request the size and the version of an object, unless `info`, its entry in a listing, has them."""
+        if not (info and (info.get("ETag") or info.get("etag"))):  # a listing may round the time of the last write
+            store, path = ObjectStore.at(url)
+            info = store.info(name, path)
+        size, where = info.get("size"), without_query(url)
+        if size is None:
+            raise InvalidInputError(f"{name}: the server does not report the size of {where}, which is read in parts")
+        if info.get("partial") is False:
+            raise InvalidInputError(f"{name}: the server of {where} does not send parts of a file")
+        return cls(url, int(size), stamp_of(info))
+
+    @property
+    def where(self) -> str:
+        """The URL without its query."""
+        return without_query(self.url)
+
+    def read(self, start: int, stop: int, what: str = "") -> bytes:
+        """Request bytes ``[start, stop)``, which hold `what`; they must be of the version that was noted."""
+        if start == stop:
+            return b""
+        (store, path), what = ObjectStore.at(self.url), what or f"bytes {start:,}..{stop - 1:,}"
+        got, now = store.read(path, start, stop, what)
+        version, shown = version_of({"size": self.size, "ETag": self.stamp}), store.shown(path)
+        if now and version and now != version:
+            raise changed(f"{shown} ({what})", "it was overwritten")
+        if got is None:
+            raise UnreadableDataError(f"{shown} ({what}) is gone")
+        if len(got) > stop - start:
+            raise UnreadableDataError(f"{shown}: its server sends the whole file instead of the requested part")
+        if len(got) < stop - start:
+            raise UnreadableDataError(f"{shown} ended before byte {stop:,} ({what}): was it cut while in use?")
+        return got
+
+    def check(self) -> None:
+        """Request size and stamp, and compare them."""
+        store, path = ObjectStore.at(self.url)
+        try:
+            info = store.info("data", path)
+        except InvalidInputError:
+            raise gone(self.where) from None
+        if info.get("size") != self.size:
+            raise changed(self.where, f"its size was {self.size:,} bytes and is {info.get('size') or 0:,}")
+        if stamp_of(info) != self.stamp:
+            raise changed(self.where, "it was overwritten")
+
+    def content(self) -> dict[str, Any] | None:
+        """Return size and stamp; a size alone does not change with the data."""
+        return {"size": self.size, "stamp": self.stamp, "url": digest_of(self.url)} if self.stamp else None
+
+
+class RemoteNpySource(Source):
+    """A ``.npy`` file in an object store.
+
+    Parameters
+    ----------
+    file : RemoteFile
+        The file.
+    found : Member
+        Where the array lies in it.
+    """
+
+    def __init__(self, file: RemoteFile, found: Member) -> None:
         super().__init__(found.shape, found.dtype)
-        self.url, self.offset, self.member, self.size, self.stamp = url, found.offset, found.name, size, stamp
-        self.version = version_of({"size": size, "ETag": stamp})
+        self.file, self.offset, self.member = file, found.offset, found.name
         self.request_rows: int = max(1, _REQUEST_BYTES // max(1, self.row_bytes))
         self.request_bytes = min(self.request_rows, max(1, self.n_rows)) * self.row_bytes
         self.facts = ReadFacts(prefetch_bytes=ahead_bytes(self.request_bytes))
@@ -498,78 +565,43 @@ class RemoteNpySource(Source):
             The object's entry in a listing.
         """
         url, member = split_member(url)
-        store, path = ObjectStore.at(url)
-        if not (info and (info.get("ETag") or info.get("etag"))):
-            info = store.info(name, path)  # a listing may round the time of the last write
-        size, where = info.get("size"), without_query(url)
-        if size is None:
-            raise InvalidInputError(f"{name}: the server does not report the size of {where}, which is read in parts")
-        if info.get("partial") is False:
-            raise InvalidInputError(f"{name}: the server of {where} does not send parts of a file")
-        found = find_array(name, where, partial(read_exactly, store, path, what="its header"), size, member)
+        file = RemoteFile.at(name, url, info)
+        found = find_array(name, file.where, partial(file.read, what="its header"), file.size, member)
         if found.fortran:
             raise InvalidInputError(
-                f"{name}: {with_member(where, found.name)} is in Fortran order, where a batch of rows takes a request "
-                f"for each of {found.shape[1]:,} columns; save it with np.save(..., np.ascontiguousarray(...))"
+                f"{name}: {with_member(file.where, found.name)} is in Fortran order, where a batch of rows takes a "
+                f"request for each of {found.shape[1]:,} columns; save it with np.save(..., np.ascontiguousarray(...))"
             )
-        source = cls(url, found, size, stamp_of(info))
+        source = cls(file, found)
         return Bfloat16Source(source) if found.is_bfloat16 else source
 
     @property
     def where(self) -> str:
         """The URL without its query, and the name of the array if there may be others."""
-        return with_member(without_query(self.url), self.member)
+        return with_member(self.file.where, self.member)
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:
         """Open for reading; the rows of a known range are fetched from now on."""
         return _RemoteNpyRows(self, start, stop)
 
     def _content(self) -> dict[str, Any] | None:
-        # A size alone does not change with the data.
-        return {"size": self.size, "stamp": self.stamp, "url": digest_of(self.url)} if self.stamp else None
+        return self.file.content()
 
     def check_version(self) -> None:
         """Request the object's size and stamp, and compare them."""
-        try:
-            self.reachable()
-        except InvalidInputError:
-            raise gone(self.where) from None
+        self.file.check()
 
-    def reachable(self) -> None:
-        """Request the object's size and stamp, and compare them."""
-        store, path = ObjectStore.at(self.url)
-        info = store.info("data", path)
-        if info.get("size") != self.size:
-            raise changed(self.where, f"its size was {self.size:,} bytes and is {info.get('size') or 0:,}")
-        if stamp_of(info) != self.stamp:
-            raise changed(self.where, "it was overwritten")
-
-
-def read_exactly(store: ObjectStore, path: str, start: int, stop: int, what: str, version: str = "") -> bytes:
-    """Return bytes ``[start, stop)`` of an object, which must be of `version` if that is known."""
-    if start == stop:
-        return b""
-    got, now = store.read(path, start, stop, what)
-    where = f"{store.shown(path)} ({what})"
-    if now and version and now != version:
-        raise changed(where, "it was overwritten")
-    if got is None:
-        raise UnreadableDataError(f"{where} is gone")
-    if len(got) > stop - start:
-        raise UnreadableDataError(f"{store.shown(path)}: its server sends the whole file instead of the requested part")
-    if len(got) < stop - start:
-        raise UnreadableDataError(f"{store.shown(path)} ended before byte {stop:,} ({what}): was it cut while in use?")
-    return got
+    reachable = check_version
 
 
 class _RemoteNpyRows(PrefetchedRows):
     def __init__(self, source: RemoteNpySource, start: int, stop: int | None) -> None:
-        self._npy, (self._store, self._path) = source, ObjectStore.at(source.url)
+        self._npy = source
         # Requests are numbered from `start`, so that partitions do not share one.
         super().__init__(source, source.request_rows, start, start, stop, n_ahead(source.request_bytes))
 
     def _fetch(self, index: int) -> npt.NDArray[Any]:
         npy, (start, stop) = self._npy, self._bounds(index)
         a, b = (npy.offset + row * npy.row_bytes for row in (start, stop))
-        data = read_exactly(self._store, self._path, a, b, f"rows {start:,}..{stop - 1:,}", npy.version)
+        data = npy.file.read(a, b, f"rows {start:,}..{stop - 1:,}")
         return np.frombuffer(data, npy.dtype).reshape(stop - start, *npy.shape[1:])

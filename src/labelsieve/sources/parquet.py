@@ -26,7 +26,6 @@ from labelsieve.confident_learning.summarize import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.errors import InvalidInputError
 from labelsieve.sources.columns import (
     Columns,
-    RemoteTableFile,
     TableFile,
     TableFileSource,
     arrow,
@@ -36,8 +35,10 @@ from labelsieve.sources.columns import (
     list_columns_of,
     list_items,
     list_lengths,
+    open_file,
     reading,
 )
+from labelsieve.sources.npy import RemoteFile
 from labelsieve.sources.objects import Prefetcher, ahead_bytes, n_ahead
 from labelsieve.sources.source import ReadFacts, Rows, Source
 from labelsieve.storage.folder import RangedFile
@@ -166,7 +167,7 @@ class ParquetSource(TableFileSource):
         metadata = _metadata(file)
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         super().__init__(file, columns, [group.num_rows for group in groups] if group_rows is None else group_rows)
-        self.leaves = tuple(leaves)
+        self.leaves, self.row_edges = tuple(leaves), self.ends
         sizes = [[group.column(leaf) for leaf in self.leaves] for group in groups if group.num_rows]
         stored = [sum(column.total_compressed_size for column in columns) for columns in sizes]
         decoded = [sum(column.total_uncompressed_size for column in columns) for columns in sizes]
@@ -194,11 +195,6 @@ class ParquetSource(TableFileSource):
             decoding_bytes=2 * sum(pages) + buffers + _DECODING_COPIES * min(strip, STRIP_BYTES),
             decoding_note=note,
         )
-
-    @property
-    def row_edges(self) -> npt.NDArray[np.int64]:
-        """The rows at which row groups end."""
-        return self.ends
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:
         """Open for reading."""
@@ -248,11 +244,7 @@ class ParquetListsSource(ParquetSource):
         # The lengths that are known begin with this list of the file.
         self._lengths, self._known_from = np.concatenate([np.empty(0, np.int64), *lengths]), 0
         self.stored_rows = max(1, self.n_rows // max(1, len(self._lengths)))
-
-    @property
-    def row_edges(self) -> npt.NDArray[np.int64]:
-        """The rows at which row groups end; some may hold only empty lists."""
-        return np.unique(self.ends[self.ends > 0])
+        self.row_edges = np.unique(self.ends[self.ends > 0])  # some row groups may hold only empty lists
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:
         """Return a source that knows only the lengths in these row groups: a task need not be sent all of them."""
@@ -355,7 +347,7 @@ class _ParquetRows(Rows):
         """Open the object anew, to prefetch what these row groups need."""
         self.close()
         source, file = self._source, self._source.file
-        if len(source.leaves) == 1 and isinstance(file, RemoteTableFile):
+        if len(source.leaves) == 1 and isinstance(file, RemoteFile):
             blocks = [
                 (start, min(start + _REQUEST_BYTES, stop))
                 for first, stop in source.byte_ranges(groups)
@@ -368,7 +360,7 @@ class _ParquetRows(Rows):
             blocks_file = RangedFile(_Blocks(file, self._prefetcher, blocks).read, file.size)
             opened: Any = arrow().PythonFile(blocks_file, mode="r")
         else:
-            opened = file.open()
+            opened = open_file(file)
         self._opened = _parquet_file(file, _metadata(file), source.buffer_bytes, opened, whole=source.loads_groups)
 
     def close(self) -> None:
@@ -382,7 +374,7 @@ class _ParquetRows(Rows):
 class _Blocks:
     """Reads an object of which some blocks of bytes are prefetched, in the order in which they are read."""
 
-    def __init__(self, file: RemoteTableFile, prefetcher: Prefetcher, blocks: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, file: RemoteFile, prefetcher: Prefetcher, blocks: Sequence[tuple[int, int]]) -> None:
         self._file, self._prefetcher, self._blocks = file, prefetcher, blocks
         self._index, self._block = -1, b""
 
@@ -413,7 +405,7 @@ def _parquet_file(
     """Open a file so that memory follows the rows that are decoded; `whole` requests whole row groups."""
     import pyarrow.parquet as pq
 
-    opened = file.open() if opened is None else opened
+    opened = open_file(file) if opened is None else opened
     try:
         return pq.ParquetFile(
             opened,

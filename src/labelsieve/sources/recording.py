@@ -35,13 +35,7 @@ from labelsieve.confident_learning.checks import MAX_RANGES, Findings, RowChecks
 from labelsieve.confident_learning.derived import LogitSummarizer
 from labelsieve.confident_learning.joint import TOP_CLASSES, TOP_PROBS, TopClassCounter
 from labelsieve.confident_learning.scores import confidence_weighted_entropy, logit_margin, normalized_margin, row_sum
-from labelsieve.confident_learning.summarize import (
-    FIELDS,
-    MAX_STRIP_ROWS,
-    RECORDABLE,
-    STRIP_BYTES,
-    Summarizer,
-)
+from labelsieve.confident_learning.summarize import FIELDS, MAX_STRIP_ROWS, RECORDABLE, STRIP_BYTES, Summarizer
 from labelsieve.confident_learning.thresholds import Bools, Floats, Int64s, Ints, SummaryBlock, class_dtype, label_dtype
 from labelsieve.errors import InUseError, InvalidInputError, MemoryLimitError, UnreadableDataError, WorkdirError
 from labelsieve.options import NOTHING, IgnoreLabel, check_whole_number
@@ -712,9 +706,7 @@ class RecordedColumn(_Recorded):
         return _OneField(self, stop)
 
 
-def open_recording(
-    place: str | os.PathLike[str],
-) -> tuple[RecordedColumn, RecordedRows, RecordedColumn | None] | None:
+def open_recording(place: str | os.PathLike[str]) -> tuple[RecordedColumn, RecordedRows, RecordedColumn | None] | None:
     """Return the labels, the row summaries and the ids of a recorder's folder, whose parts are closed.
 
     Parameters

@@ -491,6 +491,13 @@ class Source(abc.ABC):
     ----------
     row_bytes : int
         Decoded bytes of one row.
+    read_row_bytes : int
+        Bytes of a row before it is converted, for statistics.
+    strip_row_bytes : int
+        Bytes of a row by which the number of rows of a strip is chosen; 0 for `row_bytes`.
+    row_edges : (n,) int64 or None
+        The rows, the last one included, at which what is decoded together ends; None where `row_chunk` says it all.
+        Reading that begins elsewhere has to decode the rows before, from the last such row on.
     fill_value : float
         The value of rows whose chunks are not stored.
     summarizer : type
@@ -512,10 +519,12 @@ class Source(abc.ABC):
     ignored: int | None = None
     class_columns: tuple[tuple[str, ...], ...] = ()
     listed_at: str | None = None
+    strip_row_bytes: int = 0
+    row_edges: npt.NDArray[np.int64] | None = None
 
     def __init__(self, shape: tuple[int, ...], dtype: npt.DTypeLike, facts: ReadFacts = _PLAIN) -> None:
         self.shape, self.dtype, self.facts = tuple(int(n) for n in shape), np.dtype(dtype), _shared(facts)
-        self.row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
+        self.row_bytes = self.read_row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
 
     @property
     def ndim(self) -> int:
@@ -602,24 +611,6 @@ class Source(abc.ABC):
     def arrays(self) -> Sequence[Source]:
         """The arrays that the rows are stored in, one after the other."""
         return [self]
-
-    @property
-    def strip_row_bytes(self) -> int:
-        """Bytes of a row by which the number of rows of a strip is chosen."""
-        return self.row_bytes
-
-    @property
-    def read_row_bytes(self) -> int:
-        """Bytes of a row before it is converted, for statistics."""
-        return self.row_bytes
-
-    @property
-    def row_edges(self) -> npt.NDArray[np.int64] | None:
-        """The rows, the last one included, at which what is decoded together ends; None where `row_chunk` says it all.
-
-        Reading that begins elsewhere has to decode the rows before, from the last such row on.
-        """
-        return None
 
     @property
     def version_rows(self) -> int | None:

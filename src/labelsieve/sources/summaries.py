@@ -10,6 +10,7 @@ import abc
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Self
 
 import numpy as np
@@ -24,15 +25,6 @@ from labelsieve.sources.columns import decoded, missing_column
 from labelsieve.sources.composite import CompositeSource
 from labelsieve.sources.source import MissingRows, ReadFacts, Rows, Source
 from labelsieve.sources.tables import open_memory_table
-
-
-class SummaryRows(Rows):
-    """An open source of row summaries: `read` returns structured rows."""
-
-    def __init__(self, source: SummarySource) -> None:
-        super().__init__(source)
-        self._row_shape, self._dtype = (), source.row_dtype
-        self._buffer = self._empty(0)
 
 
 class SummarySource(Source):
@@ -79,7 +71,7 @@ class SummarySource(Source):
     def _record(self, recorded: Sequence[str]) -> None:
         self.recorded = tuple(recorded)
         self.row_dtype = summary_dtype(self.shape[1], self.dtype.newbyteorder("="), recorded)
-        self.row_bytes = self.row_dtype.itemsize
+        self.row_bytes = self.read_row_bytes = self.row_dtype.itemsize
 
     def only(self, recorded: Sequence[str]) -> Self:
         """Return the same rows with no other recorded columns than these."""
@@ -153,6 +145,9 @@ class ColumnSummaries(CompositeSource, SummarySource):
         self.row_bytes = sum(dtype.itemsize for _, dtype in fields)
         self.children, self.begins = tuple(self.columns.values()), (0,) * len(fields)
         self.facts = ReadFacts.joined(one.facts for one in self.children)
+        self.read_row_bytes = sum(column.read_row_bytes for column in self.children)
+        known = [column.row_edges for column in self.children if column.row_edges is not None]
+        self.row_edges = np.unique(np.concatenate(known)) if known else None
 
     @property
     def where(self) -> str:
@@ -167,17 +162,6 @@ class ColumnSummaries(CompositeSource, SummarySource):
             return [self]
         tables = (dict(zip(self.columns, some, strict=True)) for some in zip(*arrays, strict=True))
         return [ColumnSummaries(table, self.shape[1]) for table in tables]
-
-    @property
-    def read_row_bytes(self) -> int:
-        """Bytes of a row before it is converted."""
-        return sum(column.read_row_bytes for column in self.children)
-
-    @property
-    def row_edges(self) -> npt.NDArray[np.int64] | None:
-        """The rows at which what is decoded together ends, in any column."""
-        known = [edges for edges in (column.row_edges for column in self.children) if edges is not None]
-        return np.unique(np.concatenate(known)) if known else None
 
     @property
     def version_rows(self) -> int | None:
@@ -218,18 +202,16 @@ class ColumnSummaries(CompositeSource, SummarySource):
         return ColumnSummaries(columns, self.shape[1], self._where), parts[0][1]
 
 
-class _ColumnRows(SummaryRows):
-    """Reads the same rows of all columns."""
+class _ColumnRows(Rows):
+    """Reads the same rows of all columns, as structured rows."""
 
     def __init__(self, source: ColumnSummaries, start: int, stop: int | None) -> None:
-        super().__init__(source)
-        self._columns: dict[str, Rows] = {}
-        try:
-            for name, column in source.columns.items():
-                self._columns[name] = column.open(start, stop)
-        except BaseException:
-            self.close()
-            raise
+        self._row_shape, self._dtype = (), source.row_dtype
+        self._buffer = self._empty(0)
+        with ExitStack() as stack:
+            columns = source.columns.items()
+            self._columns = {name: stack.enter_context(column.open(start, stop)) for name, column in columns}
+            self._stack = stack.pop_all()
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         rows = self._reused(stop - start)
@@ -238,8 +220,7 @@ class _ColumnRows(SummaryRows):
         return rows
 
     def close(self) -> None:
-        for column in self._columns.values():
-            column.close()
+        self._stack.close()
 
 
 def summary_columns(

@@ -14,15 +14,16 @@ from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.arrow import ArrowTable, BatchesSource
 from labelsieve.sources.columns import (
     LocalTableFile,
-    RemoteTableFile,
     TableFile,
     arrow,
     choose_columns,
     columns_of,
     common_length,
+    open_file,
 )
 from labelsieve.sources.composite import ShardsSource
 from labelsieve.sources.names import category_names
+from labelsieve.sources.npy import RemoteFile
 from labelsieve.sources.parquet import ParquetTable
 from labelsieve.sources.places import expand, is_pattern, local_path, open_all
 from labelsieve.sources.source import Source
@@ -305,17 +306,17 @@ def is_places(data: Any) -> bool:
 
 def _open_file(argument: str, opener: Callable[[], TableFile]) -> ParquetTable | ArrowTable:
     file = opener()
-    opened = file.open()
+    opened = open_file(file)
     try:
         head = opened.read(6)
     except OSError as error:
         raise InvalidInputError(f"{argument}: {file.where} is not readable: {error}") from error
     finally:
         opened.close()
-    open_file = next((found for magic, found in TABLES.items() if head.startswith(magic)), None)
-    if open_file is None:
+    kind = next((found for magic, found in TABLES.items() if head.startswith(magic)), None)
+    if kind is None:
         raise InvalidInputError(f"{argument}: {file.where} is neither a Parquet nor an Arrow file")
-    return open_file(argument, file)
+    return kind(argument, file)
 
 
 def _find_files(argument: str, data: Any) -> tuple[list[Callable[[], TableFile]], str]:
@@ -355,5 +356,5 @@ def _files_at(argument: str, place: str) -> list[tuple[str, Callable[[], TableFi
                 f"{argument}: {without_query(where)} has no files whose names end in {', '.join(TABLE_SUFFIXES)}"
             )
     if path is None:
-        return [(one, partial(RemoteTableFile.at, argument, one, info)) for one, info in found.items()]
+        return [(one, partial(RemoteFile.at, argument, one, info)) for one, info in found.items()]
     return [(one, partial(LocalTableFile.at, one)) for one in found if not Path(one).is_dir()]
