@@ -571,7 +571,7 @@ def test_reviews_and_audits_take_labels_in_the_form_of_the_task(tmp_path):
             assert audit.given_labels.tolist() == whole[audit.rows].tolist()
             for given in ({"audit": audit}, {"rows": audit.rows, "labels": labels}):
                 rows = ReviewRows(found, **given)
-                assert [rows.scheme.values[k] for k in rows.given] == whole[audit.rows].tolist()
+                assert [rows.values[k] for k in rows.given] == whole[audit.rows].tolist()
         other = np.array(forms[0])
         other.ravel()[found.worst(1).rows] ^= 1
         with pytest.raises(InvalidInputError, match="differ from the result"):

@@ -233,11 +233,9 @@ def test_decisions_name_labels_as_they_are_stored(tmp_path, given, names, kind, 
         assert corrected[2] == np.asarray(given)[1]
 
 
-def test_an_earlier_result_needs_the_labels_only_where_these_may_be_names(tmp_path):
+def test_labels_tell_whether_decisions_name_them_by_number_or_by_name(tmp_path):
     labels, _, found = find(class_names=NAMES)
     earlier = LabelIssues(**{**vars_of(found), "facts": replace(found.facts, label_kind="")})
-    with pytest.raises(InvalidInputError, match="did not note whether labels are names or numbers: give labels="):
-        earlier.review(tmp_path / "review.html")
     names = np.array(NAMES)[labels]
     for given, values in ((labels, [0, 1, 2, 3]), (names, NAMES)):
         earlier.review(tmp_path / "review.html", labels=given)
@@ -256,20 +254,21 @@ def test_an_earlier_result_needs_the_labels_only_where_these_may_be_names(tmp_pa
     assert (config["classes"], config["values"]) == (["c", "d", "ab", "b"], NAMES)
 
 
-def test_numbers_and_names_that_are_numbers_are_told_apart_by_the_issues(tmp_path):
+def test_numbers_and_names_that_are_numbers_are_told_apart(tmp_path):
     names = ["1", "2", "0"]
     labels, probs = draw(300, 3, seed=1, noise=0.3)
     found = labelsieve.find_label_issues(labels, probs, class_names=names, progress=False)
     rows = np.flatnonzero(~found.mask())[:20]
-    for texts, values in ((labels.astype(str), [0, 1, 2]), (np.array(names)[labels], names)):
-        pd.DataFrame({"label": texts}).to_csv(tmp_path / "labels.csv", index=False)
+    pd.DataFrame({"label": labels}).to_csv(tmp_path / "labels.csv", index=False)
+    with pytest.raises(InvalidInputError, match=r"may be the number or the name of a class.*numbers as integers"):
         found.review(tmp_path / "review.html", rows=rows, labels=tmp_path / "labels.csv")
+    assert not (tmp_path / "review.html").exists()
+    texts = np.array(names)[labels]
+    of_names = labelsieve.find_label_issues(texts, probs, class_names=names, progress=False)
+    for one, given, values in ((found, labels, [0, 1, 2]), (of_names, texts, names)):
+        one.review(tmp_path / "review.html", rows=rows, labels=given)
         config = config_of(tmp_path / "review.html")
         assert (config["values"], config["index"]["given"]) == (values, labels[rows].tolist())
-    few = labelsieve.find_label_issues(labels[:3], np.eye(3)[labels[:3]], class_names=names, progress=False)
-    with pytest.raises(InvalidInputError, match="may be the number or the name of a class"):
-        few.review(tmp_path / "few.html", rows=[0], labels=labels[:3].astype(str))
-    assert not (tmp_path / "few.html").exists()
 
 
 def test_without_issues_names_that_are_numbers_are_in_no_doubt(tmp_path):
@@ -306,7 +305,6 @@ def test_an_audit_is_shown_in_its_order(tmp_path):
     bare = found.audit(60)
     with pytest.raises(InvalidInputError, match="given labels of rows that are not issues are not in the result"):
         found.review(tmp_path / "review.html", audit=bare)
-    bare = replace(bare, fingerprint="")  # as in earlier versions
     found.review(tmp_path / "review.html", audit=bare, labels=labels)
     assert config_of(tmp_path / "review.html")["index"]["given"] == labels[audit.rows].tolist()
 

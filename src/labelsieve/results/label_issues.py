@@ -366,8 +366,7 @@ class LabelIssues(Result):
             Otherwise only the given and the suggested class are shown with theirs.
         labels : (N,) array-like or path, optional
             The given labels, as in `audit`, which decisions then name. By default they are what the run read; needed
-            for results of earlier versions with class names, and for rows that are not issues, if they are not those
-            of an audit that was drawn with labels.
+            for rows that are not issues, if they are not those of an audit that was drawn with labels.
         class_names : sequence of str, optional
             What to show of each class; by default the names in the result.
         title : str, optional

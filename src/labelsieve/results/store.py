@@ -390,11 +390,6 @@ def open_group(folder: Folder) -> tuple[ResultGroup, dict[str, Any]]:
     except OSError as error:
         raise UnreadableDataError(f"{where} is not readable: {error}") from error
     version, whole = attributes.get("format"), matches_checksum(attributes)
-    if attributes.get("kind") == "labelsieve audit":
-        raise InvalidInputError(
-            f"{folder.where} is an audit as earlier versions saved it: draw it again with its seed, "
-            f"{attributes.get('seed')}, and save it as .json"
-        )
     if attributes.get("kind") != KIND:
         raise damaged if _looks_like_one(folder) else nothing
     if version == _UNCHECKED_FORMAT and "checksum" not in attributes:

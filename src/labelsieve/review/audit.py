@@ -82,15 +82,15 @@ class Audit:
     given_labels : (n,) array, optional
         Their given labels, if these were given.
     fingerprint : str
-        That of the result (`LabelIssues.fingerprint`), with which decisions are compared; empty if it is not known.
-    cut_scores : (C,) float64, optional
+        That of the result (`LabelIssues.fingerprint`), with which decisions are compared.
+    cut_scores : (C,) float64
         Scores, ascending, up to which precision and recall are estimated (`ErrorEstimate.curve`): the upper ends of the
         strata of scores, and those of each quarter of the issues.
-    cut_rows : (C, 10) int64, optional
+    cut_rows : (C, 10) int64
         How many rows of each stratum have at most these scores.
-    grid_scores : (G,) float64, optional
+    grid_scores : (G,) float64
         Scores, ascending, from which `labelsieve.estimate` takes the nearest ones to the cuts that it is given.
-    grid_rows : (G, 2) int64, optional
+    grid_rows : (G, 2) int64
         How many issues, and how many other rows, have at most these scores.
     places : dict of str and (n,) int64
         Where the rows are in their groups, as in the table of the issues: image, y and x of pixels, sentence and word
@@ -114,13 +114,13 @@ class Audit:
     strata: Int64s
     stratum_rows: Int64s
     n_rows: int
-    seed: int = 0
-    given_labels: npt.NDArray[Any] | None = None
-    fingerprint: str = ""
-    cut_scores: Float64s | None = None
-    cut_rows: Int64s | None = None
-    grid_scores: Float64s | None = None
-    grid_rows: Int64s | None = None
+    seed: int
+    given_labels: npt.NDArray[Any] | None
+    fingerprint: str
+    cut_scores: Float64s
+    cut_rows: Int64s
+    grid_scores: Float64s
+    grid_rows: Int64s
     places: Mapping[str, Int64s] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -224,7 +224,7 @@ class Audit:
         arrays = {name: values for name in _ARRAYS if (values := getattr(self, name)) is not None}
         arrays |= {f"{_PLACE}{name}": values for name, values in self.places.items()}
         facts: dict[str, Any] = {"kind": _KIND, "format": _FORMAT, "n_rows": self.n_rows, "seed": self.seed}
-        facts |= {"result": self.fingerprint} if self.fingerprint else {}
+        facts["result"] = self.fingerprint
         facts |= {name: values.tolist() for name, values in arrays.items()}
         text = json.dumps(with_checksum(facts | {"dtypes": {"scores": str(self.scores.dtype)}}))
         with replacing(folder) as made:
@@ -329,7 +329,7 @@ def _check_labels(result: Result, rows: Int64s, labels: npt.NDArray[Any]) -> Non
         if row not in known:
             continue
         k = known[row]
-        # Results of earlier versions do not tell whether labels are numbers or names.
+        # A run on numbers may be audited with the names, and the other way round.
         names = {str(k), *((result.class_names[k],) if result.class_names else ()), ("False", "True")[k % 2]}
         if str(label) not in names:
             raise InvalidInputError(
@@ -409,18 +409,20 @@ def read_audit(path: str | os.PathLike[str]) -> Audit:
         raise InvalidInputError(
             f"{name} is an audit of format {facts.get('format')}; this version reads format {_FORMAT}"
         )
+    if "grid_rows" not in facts or "result" not in facts:
+        raise InvalidInputError(f"{name} is an audit of an earlier version: draw it again, with its seed")
     if not matches_checksum(facts):
         raise UnreadableDataError(f"{name} is damaged: restore it from a copy, or draw the audit again with its seed")
     names = [name for name in facts if name in _ARRAYS or name.startswith(_PLACE)]
-    arrays = {name: np.asarray(facts[name]) for name in names}
+    arrays: dict[str, Any] = {"given_labels": None} | {name: np.asarray(facts[name]) for name in names}
     arrays["scores"] = arrays["scores"].astype(facts["dtypes"]["scores"])
     places = {name.removeprefix(_PLACE): arrays.pop(name) for name in list(arrays) if name.startswith(_PLACE)}
     return Audit(
         **arrays,
         places=places,
-        n_rows=int(facts["n_rows"]),
-        seed=int(facts["seed"]),
-        fingerprint=str(facts.get("result", "")),
+        n_rows=facts["n_rows"],
+        seed=facts["seed"],
+        fingerprint=facts["result"],
     )
 
 
@@ -471,8 +473,7 @@ def estimate(
     InvalidInputError
         If there is no decision at all; for another number of decisions than rows, rows that are not in the audit,
         reviewers who differ, unknown words, decisions about another result, or given labels that are not those of the
-        audit; for a file that is missing or cut off. For a cut below 1 or above the number of labelled rows, and for
-        any cuts if an earlier version drew the audit.
+        audit; for a file that is missing or cut off. For a cut below 1 or above the number of labelled rows.
     InputTypeError
         For decisions of another kind.
 
@@ -500,14 +501,17 @@ def estimate(
     if not isinstance(audit, Audit):
         raise InputTypeError(f"audit must be an Audit, from issues.audit() or labelsieve.load, not {audit!r}")
     check_one_of("conflicts", conflicts, CONFLICT_RULES)
-    split = _default_cuts(audit) if cuts is None else _nearest_cuts(audit, cuts)
+    default = Cuts(audit.scores, audit.cut_scores, audit.cut_rows)
+    split = default if cuts is None else _nearest_cuts(audit, cuts)
     if not is_table(decisions[0] if isinstance(decisions, list | tuple) and decisions else decisions):
         wrong, decided = _of_flags(audit, decisions)
         found = estimate_errors(audit.strata, audit.stratum_rows, wrong, decided, audit.given_labels, split)
         return replace(found, fingerprint=audit.fingerprint)
     read = read_decisions(decisions, of_audit=True)
     places = _places_of(audit, read)
-    _check_result(audit, read)
+    for place, result in results_of(read):
+        if result != audit.fingerprint:
+            raise read.error([place], f" is about the result {result}, the audit is one of {audit.fingerprint}")
     labels = _given_labels(audit, read, places)
     outcomes = _outcomes_of(audit, read, places)
     settled = settle(read, outcomes, conflicts)
@@ -517,13 +521,6 @@ def estimate(
     wrong[places[settled.places]] = said == 1
     found = estimate_errors(audit.strata, audit.stratum_rows, wrong, decided, labels, split)
     return replace(found, n_conflicts=len(settled.conflicts), fingerprint=audit.fingerprint)
-
-
-def _default_cuts(audit: Audit) -> Cuts | None:
-    """Return the ends of the strata and of the quarters of the issues, if the audit knows them."""
-    if audit.cut_scores is None or audit.cut_rows is None:
-        return None
-    return Cuts(audit.scores, audit.cut_scores, audit.cut_rows)
 
 
 def _nearest_cuts(audit: Audit, n_rows: Sequence[int]) -> Cuts:
@@ -536,10 +533,6 @@ def _nearest_cuts(audit: Audit, n_rows: Sequence[int]) -> Cuts:
         raise InvalidInputError("cuts must be at least one number of rows")
     if max(wanted) > n_labelled:
         raise InvalidInputError(f"cuts: {max(wanted):,} is more than the {n_labelled:,} rows that have a label")
-    if audit.grid_scores is None or audit.grid_rows is None:
-        raise InvalidInputError(
-            f"cuts: an earlier version drew the audit: draw the same rows again, with its seed {audit.seed}"
-        )
     totals = audit.grid_rows.sum(axis=1)
     nearest = np.searchsorted((totals[1:] + totals[:-1]) / 2, wanted, side="left")
     n_issues, n_others = audit.grid_rows[nearest].T
@@ -573,13 +566,6 @@ def _places_of(audit: Audit, read: Decisions) -> Int64s:
     if len(unknown):
         raise read.error(unknown[:1], " is not in the audit: are these the decisions about another one?")
     return places
-
-
-def _check_result(audit: Audit, read: Decisions) -> None:
-    """Raise if decisions are about another result than the audit."""
-    for place, result in results_of(read):
-        if audit.fingerprint and result != audit.fingerprint:
-            raise read.error([place], f" is about the result {result}, the audit is one of {audit.fingerprint}")
 
 
 def _outcomes_of(audit: Audit, read: Decisions, places: Int64s) -> Outcomes:

@@ -133,7 +133,7 @@ def write_label_studio(
     if place.suffix != ".json":
         raise InvalidInputError(f"tasks for Label Studio are JSON, so {place} must end in .json")
     rows = ReviewRows(result, **choices)
-    config = label_studio_config(rows.scheme.names, images=images is not None, texts=rows.has_texts or images is None)
+    config = label_studio_config(rows.names, images=images is not None, texts=rows.has_texts or images is None)
     urls = None if images is None else RowPlaces(images, rows)
     check_writable(place)
     fingerprint = result.fingerprint
@@ -151,7 +151,7 @@ def _task(
     number: int, line: dict[str, Any], rows: ReviewRows, urls: RowPlaces | None, fingerprint: str
 ) -> dict[str, Any]:
     """Return a task: its data, and the suggestion as a prediction."""
-    names, values = rows.scheme.names, rows.scheme.values
+    names, values = rows.names, rows.values
     given, suggested = line["given"], line["suggested"]
     data = {"row": line["row"]}
     if "id" in line:

@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,8 +36,6 @@ from labelsieve.storage.remote import check_place
 TOP_CLASSES: Final = 5
 # No class: the suggestion of a row that is not an issue.
 NO_CLASS: Final = -1
-# Issues whose labels tell numbers from names that look like numbers.
-_COMPARED_ISSUES: Final = 1000
 # Issues whose probabilities tell these from logits.
 _COMPARED_PROBS: Final = 20
 # How far a probability may be from the one in the result: float16 has three digits.
@@ -47,66 +44,6 @@ _TOLERANCE: Final = 5e-3
 _BLOCK_PROBS: Final = 1 << 22
 
 Line = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class LabelScheme:
-    """How the classes of a result are shown, and how they are written in decisions.
-
-    Parameters
-    ----------
-    names : tuple of str
-        What is shown of each class.
-    values : tuple of int or str
-        The label of each class as it is stored.
-    """
-
-    names: tuple[str, ...]
-    values: tuple[int | str, ...]
-
-    @classmethod
-    def of(cls, result: Result, kind: str, class_names: Sequence[str] | None = None) -> LabelScheme:
-        """Return the scheme for labels that are ``"numbers"``, ``"names"`` or ``"booleans"``.
-
-        Raises
-        ------
-        InvalidInputError
-            If there is not a name for each class, or a name that no table of decisions can hold.
-        """
-        shown = check_class_names(class_names, result.n_classes) or result.class_names
-        names = tuple(map(str, range(result.n_classes))) if shown is None else tuple(map(as_text, shown))
-        values: tuple[int | str, ...] = tuple(range(result.n_classes))
-        if kind == "names":
-            values = tuple(result.class_names or names)
-        elif kind == "booleans":
-            own = result.class_names or ()
-            values = own if set(own) == {"False", "True"} else ("False", "True")
-        if len(set(values)) < len(values):
-            twice = next(value for value in values if values.count(value) > 1)
-            raise InvalidInputError(f"labels are names, and class_names has {twice!r} for several classes")
-        for k, value in enumerate(values):
-            if isinstance(value, str) and (not value or as_text(value) != value):
-                raise InvalidInputError(f"class {k:,} has the name {value!r}, which a table of decisions cannot hold")
-        return cls(names, values)
-
-    def classes_of(self, labels: Sequence[Any], rows: Int64s) -> npt.NDArray[np.int64]:
-        """Return the classes of stored labels.
-
-        Raises
-        ------
-        InvalidInputError
-            For labels that are not classes of the result.
-        """
-        known = {str(value): k for k, value in enumerate(self.values)}
-        texts = [_as_value(one) for one in labels]
-        unknown = [(row, text) for row, text in zip(rows.tolist(), texts, strict=True) if text not in known]
-        if unknown:
-            row, text = unknown[0]
-            raise InvalidInputError(
-                f"labels: row {row:,} has {text!r}, which is not one of the labels of the result, "
-                f"{self.values[0]!r}, {self.values[1]!r} and so on: are these other labels?"
-            )
-        return np.array([known[text] for text in texts], np.int64)
 
 
 class ReviewRows:
@@ -135,8 +72,8 @@ class ReviewRows:
 
     Attributes
     ----------
-    result, audit
-        As they were given.
+    result : Result
+        As it was given.
     rows : (n,) int64
         Row numbers.
     things : (n,) int64
@@ -145,14 +82,18 @@ class ReviewRows:
         Number of all of these.
     given, suggested : (n,) int64
         Given and suggested class of each; `NO_CLASS` for no suggestion.
-    scheme : LabelScheme
-        Names and stored values of the classes.
+    names : tuple of str
+        What is shown of each class.
+    values : tuple of int or str
+        The label of each class as it is stored, and as decisions name it.
+    has_texts : bool
+        Whether texts are shown.
 
     Raises
     ------
     InvalidInputError
-        For an audit of another result, arrays of another number of rows, other labels or probabilities than those of
-        the result, and a result that does not record how its labels are written.
+        For an audit of another result, arrays of another number of rows, and other labels or probabilities than those
+        of the result.
     InputTypeError
         For objects of another kind.
     """
@@ -170,7 +111,7 @@ class ReviewRows:
         labels: Any = None,
         class_names: Sequence[str] | None = None,
     ) -> None:
-        self.result, self.audit = result, audit
+        self.result = result
         if audit is not None and rows is not None:
             raise InvalidInputError("audit and rows both say which rows to review: give one of them")
         if audit is not None and not isinstance(audit, Audit):
@@ -181,28 +122,24 @@ class ReviewRows:
             raise InvalidInputError(f"labels have {file.n_rows:,} rows, the result has {result.n_rows:,}")
         top = result.num_issues if top is None else check_whole_number("top", top, 0)
         self._issues: list[Line] | None = None  # what the result has of chosen rows that are issues
+        self._scores: npt.NDArray[Any] = np.empty(0)  # of chosen rows
         if audit is None and rows is None:
             issues = result.worst(top)
             self.rows = issues.rows
             self.given = issues.given_labels.astype(np.int64)
             self.suggested = issues.suggested_labels.astype(np.int64)
         else:
-            self.rows = _checked_rows(rows, result) if audit is None else audit.rows
+            self.rows, self._scores = _checked_rows(rows, result) if audit is None else (audit.rows, audit.scores)
             ranks = _ranks_of(self.rows, result)
-            if audit is None:
-                self._scores = result.scores_at(self.rows)
-                _check_labelled(self.rows, self._scores)
-            else:
+            if audit is not None:
                 _check_audit(audit, result, ranks)
-                self._scores = audit.scores
             self._issues = _lines_at(result, ranks)
             self.given, self.suggested = (
                 np.array([line.get(name, NO_CLASS) for line in self._issues], np.int64)
                 for name in ("given", "suggested")
             )
         stored = None if file is None else file.take_unsorted(self.rows)
-        kind = _label_kind(result, audit, file, stored)
-        self.scheme = LabelScheme.of(result, kind, class_names)
+        self.names, self.values = _names_and_values(result, _label_kind(result, file, stored or ()), class_names)
         if audit is not None and audit.given_labels is not None:
             self._compare(audit.given_labels.tolist())
         if stored is not None:
@@ -216,30 +153,27 @@ class ReviewRows:
         if result.layout is not None:
             self.things, self.n_things = result.layout.groups_of(self.rows), result.layout.n_groups
         self._texts = None if texts is None else report.open_texts(texts, self.n_things, self.things)
-        self._marked = marked
+        self._marked, self.has_texts = marked, texts is not None
         self._are_logits = self._probs is not None and self._takes_softmax()
         if self._issues is not None and self._probs is not None:
             self._suggest()
-
-    @property
-    def has_texts(self) -> bool:
-        """Whether texts are shown."""
-        return self._texts is not None
-
-    @property
-    def are_chosen(self) -> bool:
-        """Whether the caller has chosen them, so that they may be others than the worst issues."""
-        return self._issues is not None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def _compare(self, stored: Sequence[Any]) -> None:
         """Take given labels where they are not known; raise if others are not those of the result."""
-        given = self.scheme.classes_of(stored, self.rows)
+        known, texts = {str(value): k for k, value in enumerate(self.values)}, list(map(_as_value, stored))
+        for row, text in zip(self.rows.tolist(), texts, strict=True):
+            if text not in known:
+                raise InvalidInputError(
+                    f"labels: row {row:,} has {text!r}, which is not one of the labels of the result, "
+                    f"{self.values[0]!r}, {self.values[1]!r} and so on: are these other labels?"
+                )
+        given = np.array([known[text] for text in texts], np.int64)
         other = np.flatnonzero((self.given != NO_CLASS) & (self.given != given))
         if len(other):
-            row, values = int(self.rows[other[0]]), self.scheme.values
+            row, values = int(self.rows[other[0]]), self.values
             raise InvalidInputError(
                 f"labels: {rows_in_words(len(other), 'row', 'rows')} differ from the result, as row {row:,}: "
                 f"{values[given[other[0]]]!r}, in the result {values[self.given[other[0]]]!r}"
@@ -285,7 +219,7 @@ class ReviewRows:
         stop = min(stop, len(self))
         rows = self.rows[start:stop]
         if self._issues is None:
-            lines = _lines_of(self.result, start, stop)
+            lines = _lines_of(self.result.issue_table(start, stop))
         else:
             lines = [dict(line) for line in self._issues[start:stop]]
         texts = None if self._texts is None else self._texts.part(start, stop)
@@ -325,7 +259,7 @@ class ReviewRows:
 
     def _check_probs(self, start: int, probs: npt.NDArray[np.float64]) -> None:
         """Raise unless probabilities are those of the result, where this has some of them."""
-        known = _lines_of(self.result, start, start + len(probs)) if self._issues is None else self._issues[start:]
+        known = self._issues[start:] if self._issues else _lines_of(self.result.issue_table(start, start + len(probs)))
         for line, row, own in zip(known, self.rows[start:].tolist(), probs, strict=False):
             for of in ("given", "suggested"):
                 if of in line and abs(own[line[of]] - line[f"p_{of}"]) > _TOLERANCE:
@@ -353,65 +287,65 @@ def _open_probs(pred_probs: Any, result: Result) -> Source:
     return opened
 
 
-def _label_kind(result: Result, audit: Audit | None, file: LabelFile | None, stored: Sequence[Any] | None) -> str:
-    """Return what the labels are, as the labels themselves, the run or the audit show it.
+def _label_kind(result: Result, file: LabelFile | None, stored: Sequence[Any]) -> str:
+    """Return what labels are, ``numbers``, ``names`` or ``booleans``: those of `file`, or those that the run read.
 
     Raises
     ------
     InvalidInputError
-        If none of them does.
+        If they are text that may be numbers as well as names.
     """
-    dtype = None if file is None else file.dtype
-    if dtype is None and result.facts.label_kind:
-        return result.facts.label_kind
-    if dtype is None and audit is not None and audit.given_labels is not None:
-        dtype = audit.given_labels.dtype
-    if dtype is not None:
-        if dtype.kind not in "iufb" and file is not None and stored is not None:
-            return _kind_of_texts(result, file, stored)
-        return "numbers" if dtype.kind in "iuf" else "booleans" if dtype.kind == "b" else "names"
-    if result.class_names is None:
-        return "numbers"
-    raise InvalidInputError(
-        "the result is of an earlier version, which did not note whether labels are names or numbers: give labels="
-    )
-
-
-def _kind_of_texts(result: Result, file: LabelFile, stored: Sequence[Any]) -> str:
-    """Return what labels are that are text: names, or the numbers of a CSV file.
-
-    Raises
-    ------
-    InvalidInputError
-        If they may be both, as the names are numbers too.
-    """
-    names = result.class_names or ()
-    numbers = tuple(map(str, range(result.n_classes)))
-    if not set(stored) <= set(names):
-        return "numbers" if all(str(label).isdecimal() for label in stored) else "names"
-    if names == numbers or not stored or not set(stored) <= set(numbers):
-        return "names"
-    issues = result.worst(_COMPARED_ISSUES)
-    labels = file.take_unsorted(issues.rows)
-    fits = {
-        kind: all(values[k] == label for k, label in zip(issues.given_labels.tolist(), labels, strict=True))
-        for kind, values in (("names", names), ("numbers", numbers))
-    }
-    if fits["names"] and fits["numbers"]:
+    kind = result.facts.label_kind or "numbers"
+    if file is None:
+        return kind
+    if file.dtype.kind in "iufb":
+        return "booleans" if file.dtype.kind == "b" else "numbers"
+    texts, names = set(map(_as_value, stored)), list(result.class_names or ())
+    numbers = list(map(str, range(result.n_classes)))
+    if not texts <= set(names):
+        return "numbers" if texts <= set(numbers) else "names"
+    if kind == "numbers" and texts and texts <= set(numbers) and names != numbers:
         raise InvalidInputError(
-            f"labels: {stored[0]!r} may be the number or the name of a class, as class_names are numbers too: give "
-            "labels that are numbers as integers"
+            f"labels: {next(iter(stored))!r} may be the number or the name of a class, as class_names are numbers too: "
+            "give labels that are numbers as integers"
         )
-    return "numbers" if fits["numbers"] else "names"
+    return "names"
 
 
-def _checked_rows(rows: Any, result: Result) -> Int64s:
-    """Return chosen rows as an array.
+def _names_and_values(
+    result: Result, kind: str, class_names: Sequence[str] | None
+) -> tuple[tuple[str, ...], tuple[int | str, ...]]:
+    """Return what is shown of each class, and its label as it is stored.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is not a name for each class, or a name that no table of decisions can hold.
+    """
+    shown = check_class_names(class_names, result.n_classes) or result.class_names
+    names = tuple(map(as_text, map(str, range(result.n_classes)) if shown is None else shown))
+    values: tuple[int | str, ...] = tuple(range(result.n_classes))
+    if kind == "names":
+        values = tuple(result.class_names or names)
+    elif kind == "booleans":
+        own = result.class_names or ()
+        values = own if set(own) == {"False", "True"} else ("False", "True")
+    if len(set(values)) < len(values):
+        twice = next(value for value in values if values.count(value) > 1)
+        raise InvalidInputError(f"labels are names, and class_names has {twice!r} for several classes")
+    for k, value in enumerate(values):
+        if isinstance(value, str) and (not value or as_text(value) != value):
+            raise InvalidInputError(f"class {k:,} has the name {value!r}, which a table of decisions cannot hold")
+    return names, values
+
+
+def _checked_rows(rows: Any, result: Result) -> tuple[Int64s, npt.NDArray[Any]]:
+    """Return chosen rows as an array, and their scores.
 
     Raises
     ------
     InvalidInputError, InputTypeError
-        For an empty list, rows beyond the result, and rows that are listed twice.
+        For an empty list, rows beyond the result or without a label, and rows that are listed twice.
     """
     found = np.asarray(rows)
     if found.ndim != 1 or not len(found) or found.dtype.kind not in "iu":
@@ -423,16 +357,10 @@ def _checked_rows(rows: Any, result: Result) -> Int64s:
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
     if len(twice):
         raise InvalidInputError(f"rows: row {twice[0]:,} is there twice")
-    return found.astype(np.int64, copy=False)
-
-
-def _check_labelled(rows: Int64s, scores: npt.NDArray[Any]) -> None:
-    """Raise if a row has no label."""
-    missing = rows[np.isnan(scores)]
-    if len(missing):
-        raise InvalidInputError(f"rows: row {missing[0]:,} has no label to decide about").at(
-            [(int(missing[0]), int(missing[0]) + 1)]
-        )
+    scores = result.scores_at(found)
+    for row in found[np.isnan(scores)][:1].tolist():
+        raise InvalidInputError(f"rows: row {row:,} has no label to decide about").at([(row, row + 1)])
+    return found.astype(np.int64, copy=False), scores
 
 
 def _ranks_of(rows: Int64s, result: Result) -> npt.NDArray[np.int64]:
@@ -451,7 +379,7 @@ def _ranks_of(rows: Int64s, result: Result) -> npt.NDArray[np.int64]:
 def _check_audit(audit: Audit, result: Result, ranks: npt.NDArray[np.int64]) -> None:
     """Raise unless an audit is of this result; `ranks` are those of its rows."""
     same = (
-        audit.fingerprint in ("", result.fingerprint)  # unknown in audits of earlier versions
+        audit.fingerprint == result.fingerprint
         and audit.n_rows == result.n_rows
         and int(audit.stratum_rows.sum()) == result.n_labelled
         and int(audit.stratum_rows[::2].sum()) == result.num_issues
@@ -468,17 +396,13 @@ def _lines_at(result: Result, ranks: npt.NDArray[np.int64]) -> list[Line]:
         start = block * TABLE_ROWS
         table = result.issue_table(start, start + TABLE_ROWS)
         places = np.flatnonzero(ranks // TABLE_ROWS == block)
-        found = _lines_of_table({name: column[ranks[places] - start] for name, column in table.items()})
+        found = _lines_of({name: column[ranks[places] - start] for name, column in table.items()})
         for place, line in zip(places.tolist(), found, strict=True):
             lines[place] = line
     return lines
 
 
-def _lines_of(result: Result, start: int, stop: int) -> list[Line]:
-    return _lines_of_table(result.issue_table(start, stop))
-
-
-def _lines_of_table(table: dict[str, npt.NDArray[Any]]) -> list[Line]:
+def _lines_of(table: dict[str, npt.NDArray[Any]]) -> list[Line]:
     """Return the lines of a table of issues."""
     lines: list[Line] = []
     for place in range(len(table["score"])):
@@ -532,40 +456,31 @@ def write_review(
                     line["picture"] = one.result()
             finally:
                 pool.shutdown(cancel_futures=True)
-    page = _rendered(rows, lines, title).encode()
-    with replacing(LocalFolder(place)) as made:
-        made.write_bytes(page)
-
-
-def _rendered(rows: ReviewRows, lines: list[dict[str, Any]], title: str | None) -> str:
-    result = rows.result
     config = {
         "fingerprint": result.fingerprint,
-        "classes": rows.scheme.names,
-        "values": rows.scheme.values,
+        "classes": rows.names,
+        "values": rows.values,
         "index": {name: getattr(rows, name).tolist() for name in ("rows", "given", "suggested")},
         "rows": lines,
     }
-    script, style = (_beside(name) for name in ("review.js", "review.css"))
-    n_issues, unit = result.num_issues, "rows" if result.layout is None else result.layout.units[0]
-    shown = (
-        f"{len(rows):,} {unit} of an audit"
-        if rows.audit is not None
-        else f"{len(rows):,} chosen {unit}"
-        if rows.are_chosen
-        else f"The worst {len(rows):,} of {n_issues:,} label issues"
-    )
+    unit = "rows" if result.layout is None else result.layout.units[0]
+    shown = f"The worst {len(rows):,} of {result.num_issues:,} label issues"
+    if choices.get("audit") is not None:
+        shown = f"{len(rows):,} {unit} of an audit"
+    elif choices.get("rows") is not None:
+        shown = f"{len(rows):,} chosen {unit}"
     page = report.render(
         "review/review.html.jinja",
         "review",
         heading=report.heading_parts(result, title),
         shown=shown,
         config=_json(config),
-        script=script,
-        style=style,
+        script=_beside("review.js"),
+        style=_beside("review.css"),
         policy=content_policy(),
     )
-    return as_text(page)  # the place of the inputs may be any name of a file
+    with replacing(LocalFolder(place)) as made:
+        made.write_bytes(as_text(page).encode())  # the place of the inputs may be any name of a file
 
 
 def content_policy() -> str:
