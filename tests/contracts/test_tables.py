@@ -712,7 +712,7 @@ def test_a_table_given_as_an_array_is_told_to_be_data(tmp_path):
     with pytest.raises(InvalidInputError) as caught:
         find_arrays(LABELS, path)
     assert f"{path} is a Parquet file" in str(caught.value)
-    assert "give it as the table data (--data)" in str(caught.value)
+    assert "give it as data=..., with the names of its columns as labels=... and pred_probs=..." in str(caught.value)
 
 
 HUGE = """
