@@ -247,7 +247,7 @@ BAD = {
     "n_classes too small": (lambda _: summaries(n_classes=3), r"62 labels outside 0\.\.2 in rows 2\.\.3"),
     "a column alone": (
         lambda _: labelsieve.find_label_issues(summaries=pl.Series(LABELS), n_classes=K),
-        "summaries must be a table, but a polars Series has no columns",
+        "summaries: the polars Series has no columns",
     ),
     "no table of summaries": (
         lambda at: labelsieve.find_label_issues(summaries=np.save(at / "s.npy", PROBS) or at / "s.npy", n_classes=K),

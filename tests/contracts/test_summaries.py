@@ -372,7 +372,7 @@ def test_the_command_line_takes_files_of_summaries(tmp_path, recorded, capsys):
         (["find", *of_files, "--data", str(place)], "--summaries takes the place of LABELS, PRED_PROBS and --data"),
         (["find", "--summaries", str(place)], "give n_classes="),
         (["find", *of_files, "-o", str(place)], "is an input"),
-        (["plan", *of_files, "--filter-by", "both"], "filter_by='both' needs all probabilities of each row"),
+        (["plan", *of_files, "--filter-by", "both"], "--filter-by both needs all probabilities of each row"),
         (["find", *of_files, *report], "texts"),
     ):
         assert app.run(call) == 2

@@ -267,7 +267,7 @@ def draw_audit(result: Result, budget: int, seed: int, labels: Any = None) -> Au
 
     file = None if labels is None else open_given_labels(labels, result.layout)
     if file is not None and file.n_rows != result.n_rows:
-        raise InvalidInputError(f"labels must be of {result.n_rows:,} rows, not of shape ({file.n_rows:,},)")
+        raise InvalidInputError(f"labels must be of {result.n_rows:,} rows, not {file.n_rows:,}")
     some, of_issues = _some_scores(result)
     edges = stratum_edges(some)
     cuts = cut_scores(edges, of_issues)
