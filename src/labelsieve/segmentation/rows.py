@@ -279,7 +279,10 @@ class PixelSource(UnitRows):
         if not self.reads_planes:
             held = self.held_images * source.row_bytes
             note = source.facts.decoding_note or f"images of {source.row_bytes / 1e6:,.3g} MB"
-            n_bytes = source.facts.decoding_bytes + held * _copies(source)
+            copies = _OTHER_COPIES if source.facts.is_encoded else 1
+            if isinstance(source, ZarrSource):
+                copies = _ZARR_COPIES if chunk_decoder(source.array) is None else _DIRECT_COPIES
+            n_bytes = source.facts.decoding_bytes + held * copies
             self.facts = replace(self.facts, decoding_bytes=n_bytes, decoding_note=note)
 
     @property
@@ -322,15 +325,6 @@ class PixelSource(UnitRows):
             return _NpyPixels(self, source)
         first, last = self.units_of(start, self.n_rows if stop is None else stop)
         return _HeldPixels(self, source.open(first, None if stop is None else last), last)
-
-
-def _copies(images: Source) -> int:
-    """Return the number of copies of images that a thread holds while it decodes them."""
-    if not images.facts.is_encoded:
-        return 1
-    if not isinstance(images, ZarrSource):
-        return _OTHER_COPIES
-    return _ZARR_COPIES if chunk_decoder(images.array) is None else _DIRECT_COPIES
 
 
 class _Pixels(Rows):

@@ -62,20 +62,16 @@ _AS_ARRAY: Final = "load it and give the array, or save that with np.save and gi
 _PICKLED: Final = "and a pickle can run any code when it is opened"
 # Files of other formats, by their suffix: what they are, and what to do with them.
 OTHER_FORMATS: Final = {
-    ".parquet": ("a Parquet file", _AS_TABLE),
-    ".feather": ("an Arrow file", _AS_TABLE),
-    ".arrow": ("an Arrow file", _AS_TABLE),
-    ".h5": ("an HDF5 file", "open it with h5py and give the dataset"),
-    ".hdf5": ("an HDF5 file", "open it with h5py and give the dataset"),
-    ".pt": (f"a file of torch.save, which holds a pickle, {_PICKLED}", _AS_ARRAY),
-    ".pth": (f"a file of torch.save, which holds a pickle, {_PICKLED}", _AS_ARRAY),
-    ".pkl": (f"a pickle, {_PICKLED}", _AS_ARRAY),
-    ".pickle": (f"a pickle, {_PICKLED}", _AS_ARRAY),
-    ".csv": ("a CSV file", _AS_ARRAY),
-    ".tsv": ("a table as text", _AS_ARRAY),
-    ".json": ("a JSON file", _AS_ARRAY),
-    ".jsonl": ("a file of JSON lines", _AS_ARRAY),
-    ".txt": ("a text file", _AS_ARRAY),
+    suffix: (called, advice)
+    for suffixes, called, advice in (
+        (".parquet", "a Parquet file", _AS_TABLE),
+        (".feather .arrow", "an Arrow file", _AS_TABLE),
+        (".h5 .hdf5", "an HDF5 file", "open it with h5py and give the dataset"),
+        (".pt .pth", f"a file of torch.save, which holds a pickle, {_PICKLED}", _AS_ARRAY),
+        (".pkl .pickle", f"a pickle, {_PICKLED}", _AS_ARRAY),
+        (".csv .tsv .json .jsonl .txt", "a text file", _AS_ARRAY),
+    )
+    for suffix in suffixes.split()
 }
 # Text, such as a list of the files, may be beside shards and is left out. Data in another format may not, because rows
 # would be missing.

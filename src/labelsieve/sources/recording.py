@@ -36,7 +36,7 @@ from labelsieve.confident_learning.derived import LogitSummarizer
 from labelsieve.confident_learning.joint import TOP_CLASSES, TOP_PROBS, TopClassCounter
 from labelsieve.confident_learning.scores import confidence_weighted_entropy, logit_margin, normalized_margin, row_sum
 from labelsieve.confident_learning.summarize import FIELDS, MAX_STRIP_ROWS, RECORDABLE, STRIP_BYTES, Summarizer
-from labelsieve.confident_learning.thresholds import Bools, Floats, Int64s, Ints, SummaryBlock, class_dtype, label_dtype
+from labelsieve.confident_learning.thresholds import Floats, Int64s, Ints, SummaryBlock, class_dtype, label_dtype
 from labelsieve.errors import InUseError, InvalidInputError, MemoryLimitError, UnreadableDataError, WorkdirError
 from labelsieve.options import NOTHING, IgnoreLabel, check_whole_number
 from labelsieve.sources.arrays import ArraySource
@@ -864,7 +864,8 @@ class MergedRows(Rows):
         for cursor in self._cursors:
             for where, columns in cursor.rows(start, stop):
                 if seen[where].any():
-                    self._compare(out, seen, where, columns, cursor.segment, start)
+                    again = np.flatnonzero(seen[where])
+                    self._compare(out, np.arange(len(seen))[where][again], columns, again, cursor.segment.part, start)
                 seen[where] = True
                 for name in names:
                     out[name][where] = _field_of(columns[name], out[name])
@@ -886,15 +887,13 @@ class MergedRows(Rows):
     def _compare(
         self,
         out: npt.NDArray[Any],
-        seen: Bools,
-        where: Int64s | slice,
+        positions: Int64s,
         columns: Mapping[str, npt.NDArray[Any]],
-        segment: Segment,
+        again: Int64s,
+        part: int,
         start: int,
     ) -> None:
-        """Raise if rows that are there already have other values here."""
-        again = np.flatnonzero(seen[where])
-        positions = np.arange(len(seen))[where][again]
+        """Raise if rows `positions`, which are there already, have other values in the rows `again` of a part."""
         for name in self._dtype.names or ():
             shown = out[name]
             old, new = shown[positions], _field_of(columns[name], shown)[again].astype(shown.dtype)
@@ -906,7 +905,7 @@ class MergedRows(Rows):
             others = f", and {len(differs) - 1:,} more rows near it" if len(differs) > 1 else ""
             raise InvalidInputError(
                 f"row {row:,} was recorded twice in {self._recording.folder.where} with different values: {name} is "
-                f"{old[differs[0]]} in part {before} and {new[differs[0]]} in part {segment.part}{others}. "
+                f"{old[differs[0]]} in part {before} and {new[differs[0]]} in part {part}{others}. "
                 f"{_REPEATED}"
             ).at([(row, row + 1)])
 

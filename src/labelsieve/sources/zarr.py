@@ -335,13 +335,12 @@ class ZarrRows(ChunkedRows):
 
         from labelsieve.storage.watched_store import WatchedStore
 
-        store = WatchedStore.around(self._array.store, self._expects, self._report)
+        # Where nothing is listed, any chunk may be stored.
+        store = WatchedStore.around(
+            self._array.store, lambda key: self._stored is None or key in self._listed, self._report
+        )
         opened: Any = zarr.AsyncArray(self._array.metadata, StorePath(store, self._array.path))
         return zarr.Array(opened)
-
-    def _expects(self, key: str) -> bool:
-        """Return whether a chunk is listed; where nothing is listed, any may be stored."""
-        return self._stored is None or key in self._listed
 
     def _report(self, key: str) -> None:
         if self._stored is not None:
