@@ -256,7 +256,7 @@ def test_recall_is_in_its_interval_and_exact_where_the_counts_are():
 
 
 def test_a_class_has_the_weighted_share_with_kishs_size():
-    got = weighted_share(np.array([True, False, False]), np.array([1.0, 2.0, 5.0]))
+    got = weighted_share(np.array([True, False, False]), np.array([1.0, 2.0, 5.0]), np.empty(0))
     assert got == pytest.approx((1 / 8, *naive_wilson(1 / 8, 64 / 30)))
     # Two more strata, of which no row of the class was drawn.
     got = weighted_share(np.array([True, False, False]), np.array([1.0, 2.0, 5.0]), np.array([4.0, 8.0]))

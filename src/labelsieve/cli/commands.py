@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import reduce, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -38,6 +39,7 @@ from labelsieve.cli.text import (
     timed,
     worst_text,
 )
+from labelsieve.confident_learning.checks import rows_in_words
 from labelsieve.errors import InvalidInputError, size
 from labelsieve.options import CONFLICT_RULES, NOTHING, OPTIONS, TASKS, UNSURE_RULES
 from labelsieve.results import store
@@ -124,14 +126,14 @@ def find(
             say(f"written to {report}")
         if issues.facts.misfit:  # again, at the end, where it has not scrolled away
             say(f"\nWARNING: {issues.facts.misfit}")
-    return find_answer(issues, began, output, report) if json else None
+    return timed(began, **find_answer(issues, output, report)) if json else None
 
 
 @click.command(cls=RunCommand, epilog=EXIT_CODES)
 @click.pass_context
 def plan(
     ctx: click.Context, /, *, output: str | None, json: bool, log_level: str | None, **choices: Any
-) -> dict[str, Any] | int:
+) -> dict[str, Any]:
     """Print the plan of a run: batches, partitions, tasks, bytes and memory. No data is read here.
 
     Takes the arguments of `labelsieve find`; those for printing and reports have no effect. No cluster is started:
@@ -149,10 +151,9 @@ def plan(
     task, options = _task_of(ctx, choices)
     with logging_to_stderr(log_level or "warning"), _cluster_of(choices, start=False) as client:
         found = task.plan(*columns, client=client, output=_group_of(output), **options)
-    if json:
-        return plan_answer(found)
-    click.echo(in_options(plan_text(found)))
-    return 1 if found.problems else 0
+    if not json:
+        click.echo(in_options(plan_text(found)))
+    return plan_answer(found)
 
 
 def _task_of(ctx: click.Context, choices: Mapping[str, Any]) -> tuple[Task, dict[str, Any]]:
@@ -261,35 +262,59 @@ def logging_to_stderr(level: str) -> Iterator[None]:
         logger.setLevel(before)
 
 
-# Options of several commands.
-_texts = option("--texts", metavar="FILE", help="Texts of the rows, one per line.")
-_audit = option("--audit", metavar="AUDIT.json", help="Review the rows of this audit.")
-_lowest = option(
-    "--lowest",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Review the N rows of lowest score, issues or not; needs --labels.",
-)
-_pred_probs = option(
-    "--pred-probs",
-    metavar="FILE",
-    help="The predicted probabilities: next classes, and suggestions for rows that are not issues.",
-)
-_labels = option(
-    "--labels",
-    metavar="FILE",
-    help="The given labels, for rows that are not issues: .npy, Zarr, or a column: table.parquet::label.",
-)
-_class_names = option(
-    "--class-names",
-    type=FilePath(),
-    metavar="FILE",
-    help="What to show of each class: one name per line, or a JSON list.",
-)
+_T = TypeVar("_T")
+_Command = Callable[..., Any]
+
+
+def _answering(command: Callable[..., tuple[dict[str, Any], str]]) -> _Command:
+    """Add --json to a command that returns its answer, and the text that it prints without that option."""
+
+    @option("--json", is_flag=True, help=JSON.help)
+    @wraps(command)
+    def run(*, json: bool, **choices: Any) -> dict[str, Any]:
+        began = time.perf_counter()
+        answer, text = command(**choices)
+        if not json:
+            click.echo(text)
+        return timed(began, **answer)
+
+    return run
+
+
 _conflicts = option(
     "--conflicts", type=click.Choice(CONFLICT_RULES), default="error", help="What counts where reviewers differ."
 )
-_json = option("--json", is_flag=True, help=JSON.help)
+# Which rows are reviewed, and what is shown of them.
+_REVIEWED: Final = (
+    option("--texts", metavar="FILE", help="Texts of the rows, one per line."),
+    option("--audit", metavar="AUDIT.json", help="Review the rows of this audit."),
+    option(
+        "--lowest",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Review the N rows of lowest score, issues or not; needs --labels.",
+    ),
+    option(
+        "--pred-probs",
+        metavar="FILE",
+        help="The predicted probabilities: next classes, and suggestions for rows that are not issues.",
+    ),
+    option(
+        "--labels",
+        metavar="FILE",
+        help="The given labels, for rows that are not issues: .npy, Zarr, or a column: table.parquet::label.",
+    ),
+    option(
+        "--class-names",
+        type=FilePath(),
+        metavar="FILE",
+        help="What to show of each class: one name per line, or a JSON list.",
+    ),
+)
+
+
+def _reviewing(command: _Command) -> _Command:
+    return reduce(lambda made, one: one(made), reversed(_REVIEWED), command)
 
 
 @click.command(epilog=EXIT_CODES)
@@ -336,10 +361,10 @@ _json = option("--json", is_flag=True, help=JSON.help)
     help="With --auto: by how much the suggested class must be more probable, 0 to 1.",
 )
 @option("--overwrite", is_flag=True, help="Replace an output that exists, even LABELS itself.")
-@_json
+@_answering
 def apply(
-    labels: str, decisions: Sequence[str], *, class_names: Path | None, issues: str | None, json: bool, **choices: Any
-) -> dict[str, Any] | None:
+    labels: str, decisions: Sequence[str], *, class_names: Path | None, issues: str | None, **choices: Any
+) -> tuple[dict[str, Any], str]:
     """Correct labels by the decisions of reviewers.
 
     LABELS is a .npy file, a Zarr array, a .parquet or .csv file; or shards, an array in an archive, or a URL. Arrays of
@@ -351,7 +376,6 @@ def apply(
     """
     from labelsieve.review.apply import apply_decisions
 
-    began = time.perf_counter()
     applied = apply_decisions(
         labels,
         list(decisions) or None,
@@ -359,11 +383,8 @@ def apply(
         class_names=None if class_names is None else read_class_names(class_names),
         **choices,
     )
-    if json:
-        log = f"{applied.output}.log.json"
-        return timed(began, output=applied.output, log=log, counts=applied.counts)
-    click.echo(apply_text(applied))
-    return None
+    answer = {"output": applied.output, "log": f"{applied.output}.log.json", "counts": applied.counts}
+    return answer, apply_text(applied)
 
 
 @click.command(epilog=EXIT_CODES)
@@ -375,14 +396,9 @@ def apply(
     metavar="FILE|PATTERN",
     help="Pictures of the rows: .npy, Zarr, 'images/*.png', or a .txt file of paths or URLs.",
 )
-@_texts
-@_audit
-@_lowest
-@_pred_probs
-@_labels
-@_class_names
+@_reviewing
 @option("--title", help="Name of the dataset, for the heading.")
-@_json
+@_answering
 def review(
     result: str,
     *,
@@ -391,9 +407,8 @@ def review(
     audit: str | None,
     lowest: int | None,
     class_names: Path | None,
-    json: bool,
     **choices: Any,
-) -> dict[str, Any] | None:
+) -> tuple[dict[str, Any], str]:
     """Write a page on which a person decides about the issues of RESULT, or about the rows of an audit.
 
     The page is one file that works offline. Its decisions are downloaded as CSV, for labelsieve apply and labelsieve
@@ -401,16 +416,13 @@ def review(
 
     Example: labelsieve review result.zarr -o review.html --images images.npy
     """
-    began = time.perf_counter()
     found = load_rows(result)
     choices |= _shown(found, audit, lowest, class_names)
     found.review(output, top=top, **choices)
     n_rows = _n_shown(found, top, choices)
     n_bytes = output.stat().st_size
-    if json:
-        return timed(began, output=str(output), n_rows=n_rows, page_bytes=n_bytes)
-    click.echo(f"{n_rows:,} row{'' if n_rows == 1 else 's'} to review, written to {output} ({size(n_bytes)})")
-    return None
+    text = f"{rows_in_words(n_rows, 'row', 'rows')} to review, written to {output} ({size(n_bytes)})"
+    return {"output": str(output), "n_rows": n_rows, "page_bytes": n_bytes}, text
 
 
 @click.command("label-studio", epilog=EXIT_CODES)
@@ -418,14 +430,9 @@ def review(
 @option("-o", "--output", required=True, type=FilePath(), help="The tasks: tasks.json.")
 @option("--config", type=FilePath(), help="Write the labelling configuration of the project to this file.")
 @option("--images", metavar="FILE|PATTERN", help="URLs of the pictures: one per line, or a pattern with {row} or {id}.")
-@_texts
 @option("--top", type=click.IntRange(min=0), metavar="N", help="Number of issues, from the worst; all by default.")
-@_audit
-@_lowest
-@_pred_probs
-@_labels
-@_class_names
-@_json
+@_reviewing
+@_answering
 def label_studio(
     result: str,
     *,
@@ -435,9 +442,8 @@ def label_studio(
     audit: str | None,
     lowest: int | None,
     class_names: Path | None,
-    json: bool,
     **choices: Any,
-) -> dict[str, Any] | None:
+) -> tuple[dict[str, Any], str]:
     """Write the issues of RESULT, or the rows of an audit, as tasks for Label Studio.
 
     The labelling configuration of the project is printed, or written with --config. labelsieve apply and labelsieve
@@ -445,8 +451,7 @@ def label_studio(
 
     Example: labelsieve label-studio result.zarr -o tasks.json --images 'https://example.org/{row}.png'
     """
-    began = time.perf_counter()
-    found = _issues_at(result)
+    found = _saved(result, LabelIssues, "a result of classification")
     if config is not None:
         if config.absolute() == output.absolute():
             raise click.UsageError("--config and -o are the same file")
@@ -456,11 +461,9 @@ def label_studio(
     if config is not None:
         with replacing(LocalFolder(config)) as made:
             made.write_text(f"{text}\n", encoding="utf-8")
-    if json:
-        files = {"output": str(output), "config": None if config is None else str(config)}
-        return timed(began, **files, label_config=text, n_tasks=_n_shown(found, top, shown))
-    click.echo(text if config is None else f"written to {output}, the configuration to {config}")
-    return None
+    files = {"output": str(output), "config": None if config is None else str(config)}
+    answer = {**files, "label_config": text, "n_tasks": _n_shown(found, top, shown)}
+    return answer, text if config is None else f"written to {output}, the configuration to {config}"
 
 
 @click.command(epilog=EXIT_CODES)
@@ -470,8 +473,8 @@ def label_studio(
     "-o", "--output", metavar="TABLE.csv", help="Write all issues of both results, and what became of each, as a table."
 )
 @option("--top", type=click.IntRange(min=0), metavar="N", default=20, help="Classes to print, from the most issues.")
-@_json
-def compare(before: str, after: str, *, output: str | None, top: int, json: bool) -> dict[str, Any] | None:
+@_answering
+def compare(before: str, after: str, *, output: str | None, top: int) -> tuple[dict[str, Any], str]:
     """Compare two saved results of the same rows: which issues were resolved, which are still there, which are new.
 
     BEFORE and AFTER are .zarr groups that `labelsieve find -o issues.zarr` or `LabelIssues.save` wrote.
@@ -480,19 +483,15 @@ def compare(before: str, after: str, *, output: str | None, top: int, json: bool
     """
     from labelsieve.review.compare import compare_results
 
-    began = time.perf_counter()
     if output is not None:
         check_ending("output", output, ".csv")
         check_output(output, [before, after])
     comparison = compare_results(load_rows(before), load_rows(after))
+    answer, text = compare_answer(comparison, output), compare_text(comparison, top)
     if output is not None:
         comparison.to_csv(output)
-    if json:
-        return compare_answer(comparison, output, began)
-    click.echo(compare_text(comparison, top))
-    if output is not None:
-        click.echo(f"written to {without_query(output)}")
-    return None
+        text += f"\nwritten to {answer['output']}"
+    return answer, text
 
 
 @click.command("audit", epilog=EXIT_CODES)
@@ -502,10 +501,10 @@ def compare(before: str, after: str, *, output: str | None, top: int, json: bool
 @option("--seed", type=click.IntRange(min=0), metavar="N", default=0, help="Equal seeds draw equal rows.")
 @option("--labels", metavar="FILE", help="The given labels, for estimates by class: .npy, or table.parquet::label.")
 @option("--table", type=FilePath(), metavar="FILE.csv", help="Write a table to fill in with decisions too.")
-@_json
+@_answering
 def draw(
-    result: str, output: str, budget: int, seed: int, labels: str | None, table: Path | None, *, json: bool
-) -> dict[str, Any] | None:
+    result: str, output: str, budget: int, seed: int, labels: str | None, table: Path | None
+) -> tuple[dict[str, Any], str]:
     """Draw rows to review, so that the number of wrong labels can be estimated.
 
     RESULT is the .zarr group that `labelsieve find -o issues.zarr` or `LabelIssues.save` wrote. Decide about the rows
@@ -513,21 +512,17 @@ def draw(
 
     Example: labelsieve audit issues.zarr --budget 200 -o audit.json
     """
-    began = time.perf_counter()
     if table is not None:
         check_new_table(table)
     drawn = load_rows(result).audit(budget, seed, labels=labels)
     drawn.save(output)
+    place, n_labelled = without_query(output), int(drawn.stratum_rows.sum())
+    text = f"{len(drawn):,} of {n_labelled:,} rows to review, written to {place}"
     if table is not None:
         drawn.to_csv(table)
-    place, n_labelled = without_query(output), int(drawn.stratum_rows.sum())
-    if json:
-        files = {"output": place, "table": None if table is None else str(table)}
-        return timed(began, **files, n_rows=len(drawn), n_labelled=n_labelled)
-    click.echo(f"{len(drawn):,} of {n_labelled:,} rows to review, written to {place}")
-    if table is not None:
-        click.echo(f"a table to fill in with decisions, written to {table}")
-    return None
+        text += f"\na table to fill in with decisions, written to {table}"
+    files = {"output": place, "table": None if table is None else str(table)}
+    return {**files, "n_rows": len(drawn), "n_labelled": n_labelled}, text
 
 
 @click.command("estimate", epilog=EXIT_CODES)
@@ -549,17 +544,10 @@ def draw(
     help="Say how many of the N rows of lowest score are wrong, and which share of all wrong labels they hold; may be "
     "given several times.",
 )
-@_json
+@_answering
 def print_estimate(
-    audit: str,
-    decisions: Sequence[str],
-    conflicts: str,
-    width: float | None,
-    top: int,
-    cuts: Sequence[int],
-    *,
-    json: bool,
-) -> dict[str, Any] | None:
+    audit: str, decisions: Sequence[str], conflicts: str, width: float | None, top: int, cuts: Sequence[int]
+) -> tuple[dict[str, Any], str]:
     """Estimate how many labels are wrong, from decisions about the rows of an audit.
 
     AUDIT is what labelsieve audit wrote. DECISIONS are CSV files with the columns row and decision, of the review page
@@ -569,15 +557,12 @@ def print_estimate(
 
     Example: labelsieve estimate audit.json decisions.csv --cuts 500 --cuts 1000
     """
-    began = time.perf_counter()
     found = estimate(_audit_at(audit), list(decisions), conflicts=conflicts, cuts=cuts or None)
-    more = None if width is None else found.rows_for_width(width)
-    if json:
-        return estimate_answer(found, more, began)
-    click.echo(estimate_text(found, top, of_rows=bool(cuts)))
-    if more is not None:
-        click.echo(f"{more:,} more rows to review until the interval is {width:g} wide")
-    return None
+    more, text = None, estimate_text(found, top, of_rows=bool(cuts))
+    if width is not None:
+        more = found.rows_for_width(width)
+        text += f"\n{more:,} more rows to review until the interval is {width:g} wide"
+    return estimate_answer(found, more), text
 
 
 @click.command(epilog=EXIT_CODES)
@@ -612,13 +597,12 @@ def report(
     found = load(result)
     if isinstance(found, Audit):
         raise InvalidInputError(f"{result} is an audit: a report is about a result: give it with --audit")
-    if audit is None:
-        found.report(output, top=rows, images=images, texts=texts, before=before)
-    elif isinstance(found, LabelIssues):
-        rate = estimate(_audit_at(audit), list(decisions), conflicts=conflicts)
-        found.report(output, top=rows, images=images, texts=texts, before=before, estimate=rate)
-    else:
-        raise InvalidInputError("--audit is for reports about rows, not about pixels, tokens or tags")
+    shown: dict[str, Any] = {"top": rows, "images": images, "texts": texts, "before": before}
+    if audit is not None:
+        if not isinstance(found, LabelIssues):
+            raise InvalidInputError("--audit is for reports about rows, not about pixels, tokens or tags")
+        shown["estimate"] = estimate(_audit_at(audit), list(decisions), conflicts=conflicts)
+    found.report(output, **shown)
     click.echo(f"written to {output}")
 
 
@@ -640,16 +624,12 @@ def _n_shown(found: LabelIssues, top: int | None, shown: Mapping[str, Any]) -> i
 
 
 def _audit_at(path: str) -> Audit:
-    """Open a saved audit."""
-    found = load(path)
-    if not isinstance(found, Audit):
-        raise InvalidInputError(f"{path} is not an audit")
-    return found
+    return _saved(path, Audit, "an audit")
 
 
-def _issues_at(path: str) -> LabelIssues:
-    """Open a saved result of classification."""
+def _saved(path: str, kind: type[_T], what: str) -> _T:
+    """Open what was saved at `path`, which must be of a kind."""
     found = load(path)
-    if not isinstance(found, LabelIssues):
-        raise InvalidInputError(f"{path} is not a result of classification")
+    if not isinstance(found, kind):
+        raise InvalidInputError(f"{path} is not {what}")
     return found

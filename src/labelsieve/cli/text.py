@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +18,7 @@ from labelsieve.results.store import ISSUE_BYTES
 from labelsieve.storage.remote import without_query
 
 if TYPE_CHECKING:
-    from labelsieve.confident_learning.estimate import ErrorEstimate, Share
+    from labelsieve.confident_learning.estimate import ErrorEstimate
     from labelsieve.job.plan import Plan
     from labelsieve.results.label_issues import LabelIssues
     from labelsieve.results.result import RunFacts
@@ -33,27 +34,30 @@ _PLAN_KEYS: Final = {
 }
 
 
-def find_answer(issues: LabelIssues, began: float, output: str | None, report: Path | None) -> dict[str, Any]:
-    """Return the answer of ``labelsieve find``, given when it began and what it wrote."""
+def find_answer(issues: LabelIssues, output: str | None, report: Path | None) -> dict[str, Any]:
+    """Return the answer of ``labelsieve find``, given what it wrote."""
     from labelsieve.execution.executor import peak_bytes
 
     facts, of_result = issues.facts, ("num_issues", "estimated_num_issues", "n_rows", "n_ignored", "n_classes")
     of_run = ("n_reads", "rows_read", "rows_resumed", "n_batches", "n_partitions", "finished")
-    return timed(
-        began,
-        **{name: getattr(issues, name) for name in of_result},
-        issue_share=issues.num_issues / issues.n_labelled,
+    return {
+        **_named(issues, *of_result),
+        "issue_share": issues.num_issues / issues.n_labelled,
         **facts.inputs,
-        output=None if output is None else without_query(output),
-        report=None if report is None else str(report),
-        **{name: getattr(facts, name) for name in of_run},
-        read_bytes=facts.bytes_read,
-        peak_memory_bytes=peak_bytes(),
-        planned_memory_bytes=facts.planned_bytes,
-        runs_on=facts.scheduler,
-        misfit=facts.misfit or None,
-        notes=list(facts.notes),
-    )
+        "output": None if output is None else without_query(output),
+        "report": None if report is None else str(report),
+        **_named(facts, *of_run),
+        "read_bytes": facts.bytes_read,
+        "peak_memory_bytes": peak_bytes(),
+        "planned_memory_bytes": facts.planned_bytes,
+        "runs_on": facts.scheduler,
+        "misfit": facts.misfit or None,
+        "notes": list(facts.notes),
+    }
+
+
+def _named(found: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(found, name) for name in names}
 
 
 def timed(began: float, **answer: Any) -> dict[str, Any]:
@@ -61,40 +65,38 @@ def timed(began: float, **answer: Any) -> dict[str, Any]:
     return {**answer, "total_s": round(time.perf_counter() - began, 6), "version": __version__}
 
 
-def estimate_answer(estimate: ErrorEstimate, more: int | None, began: float) -> dict[str, Any]:
+def estimate_answer(estimate: ErrorEstimate, more: int | None) -> dict[str, Any]:
     """Return the answer of ``labelsieve estimate``, given how many rows a width needs."""
-    from labelsieve.confident_learning.estimate import Share
-
     names = ("n_rows", "n_reviewed", "n_left_out", "n_wrong", "n_conflicts")
-    return timed(
-        began,
-        error_rate=_share(Share(estimate.error_rate, estimate.low, estimate.high)),
-        precision_of_issues=_share(estimate.precision_of_issues),
-        recall_of_issues=_share(estimate.recall_of_issues),
-        per_class=[{"class": name, **_share(share)} for name, share in estimate.per_class.items()],
-        curve=[
-            {name: _share(value) if isinstance(value, Share) else value for name, value in cut._asdict().items()}
-            for cut in estimate.curve
-        ],
-        **{name: getattr(estimate, name) for name in names},
-        rows_for_width=more,
-    )
+    rate = {"estimate": estimate.error_rate, "low": estimate.low, "high": estimate.high}
+    shares = _named(estimate, "precision_of_issues", "recall_of_issues")
+    return {
+        "error_rate": rate,
+        **_known(shares),
+        "per_class": [{"class": name, **_known(share._asdict())} for name, share in estimate.per_class.items()],
+        "curve": [_known(cut._asdict()) for cut in estimate.curve],
+        **_named(estimate, *names),
+        "rows_for_width": more,
+    }
 
 
-def _share(share: Share) -> dict[str, float | None]:
-    return {name: None if math.isnan(value) else value for name, value in share._asdict().items()}
+def _known(values: dict[str, Any]) -> dict[str, Any]:
+    """Return numbers and shares for JSON, which has no NaN."""
+    return {
+        name: _known(one._asdict()) if isinstance(one, tuple) else None if math.isnan(one) else one  # type: ignore[attr-defined]
+        for name, one in values.items()
+    }
 
 
-def compare_answer(comparison: Comparison, output: str | None, began: float) -> dict[str, Any]:
+def compare_answer(comparison: Comparison, output: str | None) -> dict[str, Any]:
     """Return the answer of ``labelsieve compare``."""
     names = ("n_rows", "n_classes", "issues_before", "n_resolved", "n_kept", "n_relabelled", "n_new", "issues_after")
     estimates = ("estimated_before", "estimated_after", "health_before", "health_after")
-    return timed(
-        began,
-        **{name: getattr(comparison, name) for name in (*names, *estimates)},
-        by_class=comparison.changed_classes(comparison.n_classes),
-        output=None if output is None else without_query(output),
-    )
+    return {
+        **_named(comparison, *names, *estimates),
+        "by_class": comparison.changed_classes(comparison.n_classes),
+        "output": None if output is None else without_query(output),
+    }
 
 
 def plan_answer(plan: Plan) -> dict[str, Any]:
@@ -199,10 +201,8 @@ def compare_text(comparison: Comparison, top: int) -> str:
         return "\n".join(lines)
     names = [name for name in classes[0] if name not in ("class", "name")]
     heads = ["class", *(name.replace("_", " ") for name in names)]
-    cells = [
-        [_printable(comparison.class_label(one["class"])), *(f"{one[name]:,}" for name in names)] for one in classes
-    ]
-    return "\n".join([*lines, "", *_table([heads, *cells])])
+    cells = [[comparison.class_label(one["class"]), *(f"{one[name]:,}" for name in names)] for one in classes]
+    return "\n".join([*lines, "", *_table([heads, *cells], heads)])
 
 
 def plan_text(plan: Plan) -> str:
@@ -250,10 +250,12 @@ def plan_text(plan: Plan) -> str:
     return "\n".join([*(f"{name:{width}}  {text}" for name, text in lines.items()), *problems])
 
 
-def _table(rows: list[list[str]]) -> list[str]:
-    """Return rows of cells as lines with columns."""
+def _table(rows: list[list[str]], left: Container[str]) -> list[str]:
+    """Return rows of cells, the first of them heads, as lines; columns are aligned right, but those of `left`."""
+    rows = [[_printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in rows]
+    sides = [str.ljust if head in left else str.rjust for head in rows[0]]
+    return ["  ".join(side(cell, n) for side, cell, n in zip(sides, row, widths, strict=True)).rstrip() for row in rows]
 
 
 def worst_text(issues: LabelIssues, top: int) -> str:
@@ -271,12 +273,7 @@ def worst_text(issues: LabelIssues, top: int) -> str:
     }
     if "id" in table:
         columns["id"] = [str(name) for name in table["id"].tolist()]
-    words = {"given", "suggested", "id"}
-    lines = [list(columns), *map(list, zip(*columns.values(), strict=True))]
-    lines = [[_printable(cell) for cell in line] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    sides = [str.ljust if name in words else str.rjust for name in columns]
-    rows = ("  ".join(side(cell, n) for side, cell, n in zip(sides, line, widths, strict=True)) for line in lines)
+    rows = _table([list(columns), *map(list, zip(*columns.values(), strict=True))], {"given", "suggested", "id"})
     return "\n" + "".join(f"{row}\n" for row in rows)
 
 

@@ -88,10 +88,8 @@ _NO_LOGITS: Final = (
 )
 _ACCEPT_ROWS: Final = ", or give allow_unnormalized_rows=True to use such rows as they are"
 
-# -1, and what it becomes in unsigned integers.
+# Labels that often stand for none: -1, and what it becomes in unsigned integers.
 _MINUS_ONE: Final = frozenset([-1, *(2**bits - 1 for bits in (8, 16, 32, 64))])
-# By this, masks say that a pixel has no label.
-_UNLABELLED: Final = 255
 # Sums are the same, up to the rounding of float16, if their quotient is at most this.
 _SAME_SUM: Final = 1.02
 # Scores of independent classes sum to less than 1 in most rows if few classes are likely, but to more in this share.
@@ -349,32 +347,15 @@ def raise_or_warn(
 
 
 def _shift(findings: Findings, n_classes: int, class_counts: Ints | None) -> str:
-    """Return a sentence on how labels seem to be coded, if all bad labels are one value and one class has no rows."""
+    """Return a sentence on what the bad labels seem to mean, if all are one value."""
     found = findings.get("label")
-    if found is None or class_counts is None:
+    if found is None or class_counts is None or not found.alike:
         return ""
-    if not found.alike:
-        return _unlabelled(found)
-    if class_counts[0] == found.n_rows:
-        none = ". No row is labelled 0, so the labels seem to be"
-        if found.example == n_classes:
-            return f"{none} 1..{n_classes}: subtract 1 from all of them"
-        if n_classes == 2 and found.example == -1:
-            return f"{none} -1 and 1: take (labels + 1) // 2"
-    if n_classes > 2 and found.example in _MINUS_ONE and not class_counts[-1]:
-        unsigned = "" if found.example < 0 else f" ({found.example} is -1 in unsigned integers)"
-        return (
-            f". No row is labelled {n_classes - 1}, so the labels seem to be -1..{n_classes - 2}{unsigned}: add 1 to "
-            f"all of them, or give ignore_label={found.example} if it means that a row has no label"
-        )
-    return _unlabelled(found)
-
-
-def _unlabelled(found: Finding) -> str:
-    """Return a sentence on 255, by which masks say that pixels have no label."""
-    if found.example != _UNLABELLED:
+    if found.example == n_classes and class_counts[0] == found.n_rows:
+        return f". No row is labelled 0, so the labels seem to be 1..{n_classes}: subtract 1 from all of them"
+    if found.example not in _MINUS_ONE:
         return ""
-    return f". If {_UNLABELLED} means that a row has no label, give ignore_label={_UNLABELLED}"
+    return f". If {found.example} means that a row has no label, give ignore_label={found.example}"
 
 
 def _counted(n: int, what: str) -> str:

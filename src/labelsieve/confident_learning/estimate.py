@@ -390,7 +390,7 @@ def _last_above(values: Callable[[Float64s], Float64s], shape: tuple[int, ...], 
     return np.where(low <= tiny, 0.0, np.where(high >= 1 - tiny, 1.0, high))
 
 
-def weighted_share(wrong: Bools, weights: Float64s, unseen: Float64s | None = None) -> Share:
+def weighted_share(wrong: Bools, weights: Float64s, unseen: Float64s) -> Share:
     """Return the share of wrong labels among some rows of an audit whose number in all rows is not known.
 
     The effective size is Kish's (1965), from the weights alone, so that intervals are wide rather than narrow. A
@@ -404,10 +404,9 @@ def weighted_share(wrong: Bools, weights: Float64s, unseen: Float64s | None = No
         Whether the label of each row is wrong, of at least one row.
     weights : (n,) float64
         How many rows each of them stands for.
-    unseen : (m,) float64, optional
+    unseen : (m,) float64
         How many rows one row of each of those strata would stand for.
     """
-    unseen = np.empty(0) if unseen is None else unseen
     total, wrong_rows = weights.sum() + unseen.sum(), (weights * wrong).sum()
     size = total**2 / ((weights**2).sum() + (unseen**2).sum())
     low, _ = wilson_interval(wrong_rows / total, size)
@@ -605,11 +604,11 @@ def estimate_errors(
     reviewed = np.bincount(strata[decided], minlength=n_strata)
     n_wrong = np.bincount(strata[decided & wrong], minlength=n_strata)
     of_issues = np.arange(n_strata) % 2 == 0
-    everything = np.ones(n_strata, np.bool_)
-    rate = stratified_shares(*_merged(n_wrong, reviewed, stratum_rows, everything))
+    merged = _merged(n_wrong, reviewed, stratum_rows, np.ones(n_strata, np.bool_))
+    estimate, low, high = (float(end) for end in stratified_shares(*merged))
     total = np.stack([n_wrong, reviewed, stratum_rows])
     inside, recall = _precision_and_recall(np.where(of_issues, total, 0), total)
-    curve = [] if cuts is None else [*_cut_estimates(cuts, total, strata, wrong & decided, decided)]
+    curve = () if cuts is None else tuple(_cut_estimates(cuts, total, strata, wrong & decided, decided))
     per_class = UnknownClasses() if classes is None else dict[Any, Share]()
     if classes is not None:
         weights = stratum_rows[strata] / np.maximum(reviewed[strata], 1)
@@ -619,7 +618,6 @@ def estimate_errors(
             per_class[k.item() if isinstance(k, np.generic) else k] = weighted_share(
                 wrong[of_class], weights[of_class], of_one[np.bincount(strata[of_class], minlength=n_strata) == 0]
             )
-    estimate, low, high = (float(end) for end in rate)
     return ErrorEstimate(
         estimate,
         low,
@@ -631,8 +629,8 @@ def estimate_errors(
         n_reviewed=int(decided.sum()),
         n_left_out=int((~decided).sum()),
         n_wrong=int((decided & wrong).sum()),
-        effective_size=float(effective_sizes(*_merged(n_wrong, reviewed, stratum_rows, everything))),
-        curve=tuple(curve),
+        effective_size=float(effective_sizes(*merged)),
+        curve=curve,
     )
 
 

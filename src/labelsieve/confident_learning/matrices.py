@@ -9,7 +9,6 @@ joint is rounded.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
@@ -282,7 +281,17 @@ def estimate_latent(
     noise = replace(joint, values=joint.values / _nonzero(by_true_class)[joint.columns])
     flipped = Entries(joint.size, joint.columns, joint.rows, joint.values)
     inverse = replace(flipped, values=flipped.values / _nonzero(by_label)[flipped.columns])
-    py = _PRIORS[py_method](ps, noise, inverse, by_true_class)
+    if py_method == "cnt":
+        py = _by_diagonals(ps, noise, inverse)
+    elif py_method == "marginal":
+        py = by_true_class / max(float(by_true_class.sum()), TINY)
+    elif py_method == "marginal_ps":
+        py = _sums(inverse.rows, inverse.values * ps[inverse.columns], inverse.size)
+    else:
+        try:
+            py = np.linalg.inv(noise.matrix(dense=True)).dot(ps)
+        except np.linalg.LinAlgError as error:
+            raise InvalidInputError("py_method='eqn' needs a noise matrix with an inverse; 'cnt' does not") from error
     py = _as_distribution(py, FLOAT_TOLERANCE)
     noise, inverse = _clipped(noise), _clipped(inverse)
     if converge:
@@ -297,32 +306,14 @@ def _converged(ps: Float64s, py: Float64s, noise: Entries) -> tuple[Float64s, En
         for _ in range(_INVERSE_ITERATIONS):
             rates = noise.values * py[noise.columns] / _nonzero(ps)[noise.rows]
             inverse = _clipped(Entries(noise.size, noise.columns, noise.rows, rates))
-            py = _as_distribution(_by_diagonals(ps, noise, inverse, ps), FLOAT_TOLERANCE)
+            py = _as_distribution(_by_diagonals(ps, noise, inverse), FLOAT_TOLERANCE)
         rates = inverse.values * ps[inverse.columns] / _nonzero(py)[inverse.rows]
         noise = _clipped(Entries(inverse.size, inverse.columns, inverse.rows, rates))
     return py, noise, inverse
 
 
-def _by_diagonals(ps: Float64s, noise: Entries, inverse: Entries, _by_true_class: Float64s) -> Float64s:
+def _by_diagonals(ps: Float64s, noise: Entries, inverse: Entries) -> Float64s:
     return _diagonal(inverse) / _nonzero(_diagonal(noise)) * ps
-
-
-def _by_equation(ps: Float64s, noise: Entries, _inverse: Entries, _by_true_class: Float64s) -> Float64s:
-    try:
-        solved: Float64s = np.linalg.inv(noise.matrix(dense=True)).dot(ps)
-    except np.linalg.LinAlgError as error:
-        raise InvalidInputError("py_method='eqn' needs a noise matrix that has an inverse; 'cnt' does not") from error
-    return solved
-
-
-_PRIORS: Final[dict[str, Callable[[Float64s, Entries, Entries, Float64s], Float64s]]] = {
-    "cnt": _by_diagonals,
-    "eqn": _by_equation,
-    "marginal": lambda _ps, _noise, _inverse, by_class: by_class / max(float(by_class.sum()), TINY),
-    "marginal_ps": lambda ps, _noise, inverse, _by_class: _sums(
-        inverse.rows, inverse.values * ps[inverse.columns], inverse.size
-    ),
-}
 
 
 def _clipped(rates: Entries) -> Entries:

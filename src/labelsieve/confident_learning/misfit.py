@@ -245,17 +245,12 @@ def describe_misfit(labels: Ints, predicted: Ints, n_classes: int, n_rows: int, 
         causes = [cause for cause in causes if cause.fit.strength >= _WEAK or cause.fit.share >= 2 * cause.fit.chance]
     if not causes and not plain.weak:
         return ""
+    cause = (
+        "the rows are in different orders (labels or pred_probs was shuffled, sorted or filtered without the other), "
+        "or the model has not learned these classes"
+    )
     if causes:
         cause = max(causes, key=lambda cause: cause.fit.share).text
-    else:
-        cause = (
-            "the rows are in different orders (labels or pred_probs was shuffled, sorted or filtered without the other)"
-            ", or the model has not learned these classes"
-        )
-        counts = np.bincount(predicted)
-        share, top = float(counts.max() / len(predicted)), int(counts.argmax())
-        if share > 0.5 and 2 * np.count_nonzero(labels == top) < share * len(labels):
-            cause = f"the model has not learned these classes: it predicts class {top} in {share:.1%} of rows"
     examined = "" if len(labels) == n_rows else " examined"
     return (
         f"labels and pred_probs do not seem to belong together: the label is the predicted class in {plain.share:.1%} "
@@ -288,7 +283,10 @@ def _other_classes(labels: Ints, predicted: Ints, n_classes: int, plain: Fit) ->
     if not (better and needed):
         return []
     share = int(np.count_nonzero(order[labels] == predicted)) / len(labels)
-    text = f"the classes are in a different order. {_in_words(order, whole.present)}, {share:.1%} of rows would agree"
+    text = (
+        f"the classes are in a different order. {_in_words(order, whole.present)}. With the labels renumbered like "
+        f"this, {share:.1%} of rows would agree"
+    )
     return [_Cause(replace(fit, share=share), text)]
 
 
@@ -372,37 +370,13 @@ class _Pairs:
 
 
 def _in_words(order: Int64s, present: Bools) -> str:
-    """Return a permutation as the beginning of a sentence about its effect."""
-    labels, n_classes = np.flatnonzero(present), len(order)
-    if n_classes == 2:
-        return "With labels = 1 - labels"
-    steps = order[labels] - labels
-    # Unsigned labels would wrap around below 0.
-    if len(set(steps.tolist())) == 1:
-        return f"With labels = labels.astype(int) {_signed(int(steps[0]))}"
-    wrapped = set((steps % n_classes).tolist())
-    if len(wrapped) == 1:
-        [step] = wrapped
-        step = step - n_classes if 2 * step > n_classes else step
-        return f"With labels = (labels.astype(int) {_signed(step)}) % {n_classes}"
+    """Return which labels a permutation moves, as a sentence."""
+    labels = np.flatnonzero(present)
     moved = labels[order[labels] != labels].tolist()
     first, *others = moved[:_LISTED]
     listed = "".join(f", {label} as {order[label]}" for label in others)
     more = f", and {len(moved) - _LISTED:,} more are moved" if len(moved) > _LISTED else ""
-    return (
-        f"Label {first} is mostly predicted as class {order[first]}{listed}{more}. With the labels renumbered like this"
-    )
-
-
-def _signed(step: int) -> str:
-    return f"{'-' if step < 0 else '+'} {abs(step)}"
-
-
-# As in `labelsieve.confident_learning.misfit`: the standard deviations from which a difference is more than chance,
-# the share of what a perfect model would have that is too little, and how clear that would have to be.
-_TAGS_CLEAR: Final = 5.0
-_TAGS_WEAK: Final = 0.1
-_TAGS_LEAST_POWER: Final = 20.0
+    return f"Label {first} is mostly predicted as class {order[first]}{listed}{more}"
 
 
 def describe_tag_misfit(means: Float64s, class_counts: Int64s) -> str:
@@ -424,7 +398,7 @@ def describe_tag_misfit(means: Float64s, class_counts: Int64s) -> str:
     # No probabilities of this mean vary more than 0 and 1 do.
     spread = np.sqrt(np.maximum(mean * (1 - mean), 1e-12) * (1 / counts).sum(axis=1))
     found, most = (float(one.sum() / np.sqrt(len(counts))) for one in ((p_with - p_without) / spread, 1 / spread))
-    if most < _TAGS_LEAST_POWER or found >= _TAGS_CLEAR or found >= _TAGS_WEAK * most:
+    if most < _LEAST_POWER or found >= _CLEAR or found >= _WEAK * most:
         return ""
     return (
         "labels and pred_probs do not seem to belong together: over all tags, the mean probability of a tag is "

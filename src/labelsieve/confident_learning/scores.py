@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from numbers import Real
 from typing import Any, Final
 
 import numpy as np
@@ -31,6 +30,7 @@ from labelsieve.options import (
     Rule,
     check_flag,
     check_one_of,
+    check_positive,
     check_share,
     check_whole_number,
 )
@@ -399,29 +399,13 @@ def aggregator(method: str | Callable[..., Any] = "exponential_moving_average", 
     """
     if callable(method):
         return partial(_of_callable, method, dict(kwargs))
-    known: Mapping[str, tuple[Callable[..., Float64s], str]] = {
-        "exponential_moving_average": (exponential_moving_average, "alpha"),
-        "softmin": (softmin, "temperature"),
-    }
     if not isinstance(method, str):
         raise InputTypeError(f"the method of aggregation must be a name or callable, not {type(method).__name__}")
-    if method not in known:
-        raise InvalidInputError(f"the method of aggregation must be one of {', '.join(known)}; not {method!r}")
-    function, name = known[method]
-    values = {key: value for key, value in kwargs.items() if key == name}
-    if values:
-        _check_value(name, values[name])
-    return partial(function, **values)
-
-
-def _check_value(name: str, value: object) -> None:
-    if name == "alpha" and value is None:
-        return
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else np.nan
-    if name == "alpha" and not 0 <= number <= 1:
-        raise InvalidInputError(f"alpha must be in the interval [0, 1], not {value!r}")
-    if name == "temperature" and not number > 0:
-        raise InvalidInputError(f"temperature must be above 0, not {value!r}")
+    check_one_of("the method of aggregation", method, ("exponential_moving_average", "softmin"))
+    if method == "softmin":
+        return partial(softmin, temperature=check_positive("temperature", kwargs.get("temperature", 0.1)))
+    alpha = kwargs.get("alpha", 0.8)
+    return partial(exponential_moving_average, alpha=None if alpha is None else check_share("alpha", alpha))
 
 
 def _of_callable(function: Callable[..., Any], kwargs: Mapping[str, Any], scores: Float64s) -> npt.NDArray[Any]:

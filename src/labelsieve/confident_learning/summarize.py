@@ -677,12 +677,6 @@ class TagSummarizer(Summarizer):
         self._n_tags = self.n_classes // 2
         self._absent = TagPattern(np.arange(0, self.n_classes, 2).astype(self._summary.predicted.dtype))
 
-    @staticmethod
-    def probabilities(strip: Any) -> Floats:
-        """Return the probabilities as the first pass takes them: a row has too many classes for all."""
-        probs: Floats = strip
-        return probs
-
     def _add(self, labels: Ints, probs: Floats) -> SummaryBlock:
         """Do what `add` does with the probabilities of having the tag; labels are known to be classes."""
         n, first = len(probs), self._first_row + self._filled

@@ -185,11 +185,7 @@ def _find(labels: Any, pred_probs: Any, class_names: Any, confident_joint: Any) 
 def _common_issues(found: MultilabelIssues) -> pd.DataFrame:
     counts = found.issues_by_label[:, ::-1].reshape(-1)  # of each tag those that have it first
     given = np.tile([True, False], found.n_tags)
-    columns: Columns = {}
-    if found.tag_names is not None:
-        columns["Class Name"] = np.repeat(np.array(found.tag_names, object), 2)
-    columns |= {
-        "Class Index": np.repeat(np.arange(found.n_tags), 2),
+    columns = _tags(found, 2) | {
         "In Given Label": given,
         "In Suggested Label": ~given,
         "Num Examples": counts,
@@ -198,15 +194,17 @@ def _common_issues(found: MultilabelIssues) -> pd.DataFrame:
     return frame_of(columns).sort_values("Issue Probability", ascending=False).reset_index(drop=True)
 
 
+def _tags(found: MultilabelIssues, n_rows: int) -> Columns:
+    """Return the names, if there are any, and the numbers of the tags, each in `n_rows` rows."""
+    names = {} if found.tag_names is None else {"Class Name": np.repeat(np.array(found.tag_names, object), n_rows)}
+    return {**names, "Class Index": np.repeat(np.arange(found.n_tags), n_rows)}
+
+
 def _quality(found: MultilabelIssues) -> pd.DataFrame:
     shares = found.issues_by_label / found.n_examples
     # As in cleanlab, the product is truncated, so that some numbers are one too low.
     numbers = (shares * found.n_examples).astype(np.int64)
-    columns: Columns = {}
-    if found.tag_names is not None:
-        columns["Class Name"] = np.array(found.tag_names, object)
-    columns |= {
-        "Class Index": np.arange(found.n_tags),
+    columns = _tags(found, 1) | {
         "Label Issues": numbers[:, 1],
         "Inverse Label Issues": numbers[:, 0],
         "Label Noise": shares[:, 1],

@@ -95,18 +95,10 @@ def find_label_issues(
     """
     adjusts = _adjusts(rank_by_kwargs, low_memory=low_memory)
     is_low = filter_by in ("low_self_confidence", "low_normalized_margin") and not low_memory
-    found = _find(
-        labels,
-        pred_probs,
-        "self_confidence" if is_low else return_indices_ranked_by,
-        "confident_learning" if is_low else filter_by,
-        frac_noise,
-        num_to_remove_per_class,
-        min_examples_per_class,
-        confident_joint,
-        verbose=verbose,
-        low_memory=low_memory,
-    )
+    pruning = frac_noise, num_to_remove_per_class, min_examples_per_class, confident_joint
+    method: Method | None = "self_confidence" if is_low else return_indices_ranked_by
+    used: FilterName = "confident_learning" if is_low else filter_by
+    found = _find(labels, pred_probs, method, used, pruning, verbose=verbose, low_memory=low_memory)
     mask = found.example_mask()
     if is_low:
         lowest = np.argsort(found.example_scores(), kind="stable")[: np.count_nonzero(mask)]
@@ -173,18 +165,9 @@ def find_multilabel_issues_per_class(
     [[4], []]
     """
     adjusts = _adjusts(rank_by_kwargs, low_memory=low_memory)
-    found = _find(
-        labels,
-        pred_probs,
-        return_indices_ranked_by,
-        filter_by,
-        frac_noise,
-        num_to_remove_per_class,
-        min_examples_per_class,
-        confident_joint,
-        verbose=verbose,
-        low_memory=low_memory,
-    )
+    pruning = frac_noise, num_to_remove_per_class, min_examples_per_class, confident_joint
+    method = return_indices_ranked_by
+    found = _find(labels, pred_probs, method, filter_by, pruning, verbose=verbose, low_memory=low_memory)
     if return_indices_ranked_by is None:
         return found.mask()
     issues = found.issues_by_tag()
@@ -202,11 +185,8 @@ def _find(
     labels: Any,
     pred_probs: Any,
     method: Method | None,
-    filter_by: FilterName | None,
-    frac_noise: float,
-    num_to_remove_per_class: Sequence[int] | None,
-    min_examples_per_class: int,
-    confident_joint: Any,
+    filter_by: FilterName,
+    pruning: tuple[float, Sequence[int] | None, int, Any],
     *,
     verbose: bool,
     low_memory: bool,
@@ -214,6 +194,7 @@ def _find(
     """Find issues of tags with cleanlab's arguments."""
     score: Method = method or "self_confidence"
     progress = None if verbose else False
+    frac_noise, num_to_remove_per_class, min_examples_per_class, confident_joint = pruning
     if low_memory:
         given = {
             "filter_by": filter_by != "prune_by_noise_rate",
@@ -239,7 +220,7 @@ def _find(
     )
 
 
-def _usable_joint(confident_joint: Any, filter_by: FilterName | None) -> Any:
+def _usable_joint(confident_joint: Any, filter_by: FilterName) -> Any:
     """Return the joint if the filter uses it; warn if it does not."""
     if confident_joint is None:
         return None

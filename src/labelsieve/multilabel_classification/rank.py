@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
@@ -67,25 +67,8 @@ def score_tags(
         thresholds = class_sums_finalize(totals.sums.dense())
     work = partial(_scores, plain=plain, settings=settings, thresholds=thresholds, n_tags=tags.n_tags, combine=combine)
     parts = map_partitions(inputs, work)
-    findings = combine_totals([part.totals for part in parts]).findings
-    raise_or_warn(findings.placed(layout.in_words), inputs.n_classes)
-    return np.concatenate([part.scores for part in parts])
-
-
-@dataclass(frozen=True)
-class _PartScores:
-    """Scores of a partition.
-
-    Parameters
-    ----------
-    scores : (n,) or (n, K) float64
-        Scores.
-    totals : ScanTotals
-        What reading found.
-    """
-
-    scores: Float64s
-    totals: ScanTotals
+    raise_or_warn(combine_totals(totals for _, totals in parts).findings.placed(layout.in_words), inputs.n_classes)
+    return np.concatenate([scores for scores, _ in parts])
 
 
 def _class_sums(partition: Partition) -> ScanTotals:
@@ -100,8 +83,8 @@ def _scores(
     thresholds: Float64s | None,
     n_tags: int,
     combine: Aggregator | None,
-) -> _PartScores:
-    """Return the scores of a partition, which has whole examples."""
+) -> tuple[Float64s, ScanTotals]:
+    """Return the scores of a partition, which has whole examples, and what reading it found."""
     out = np.empty((partition.n_rows // n_tags, n_tags) if combine is None else partition.n_rows // n_tags)
     held, done = np.empty(0), 0
 
@@ -119,7 +102,7 @@ def _scores(
         held, done = scores[n_whole * n_tags :], done + n_whole
 
     _, totals = read_rows(partition, plain, None, _HELD_ROWS, inspect=add)
-    return _PartScores(out, totals)
+    return out, totals
 
 
 def _of_whole_examples(grid: Grid, n_tags: int) -> Grid:
