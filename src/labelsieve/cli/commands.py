@@ -478,7 +478,7 @@ def compare(before: str, after: str, *, output: str | None, top: int, json: bool
 
     Example: labelsieve compare before.zarr after.zarr -o table.csv
     """
-    from labelsieve.review.compare import compare_results
+    from labelsieve.review.compare import compare as compare_results
 
     began = time.perf_counter()
     if output is not None:
