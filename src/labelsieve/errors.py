@@ -21,6 +21,7 @@ What happens when something fails, and the exit codes of the command line: `docs
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import os
@@ -29,7 +30,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 
 class LabelsieveError(Exception):
@@ -90,6 +91,14 @@ class MissingDependencyError(LabelsieveError, ImportError):
 
     def __reduce__(self) -> tuple[type[MissingDependencyError], tuple[str, str]]:
         return type(self), self._arguments  # so that workers can send it back
+
+
+def optional(module: str, what: str, extra: str) -> Any:
+    """Import a module that may be missing, or raise a `MissingDependencyError` of `what` and `extra`."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(what, extra) from error
 
 
 class MemoryLimitError(LabelsieveError, MemoryError):

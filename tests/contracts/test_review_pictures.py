@@ -20,11 +20,15 @@ from labelsieve.results.report import as_bytes, open_pictures
 RED, BLUE = (200, 30, 20), (10, 20, 220)
 
 
-def decoded(picture):
-    """Return the pixels of an encoded picture, and hold its media type against its bytes."""
-    image = Image.open(io.BytesIO(picture.data))
-    assert picture.media_type == f"image/{image.format.lower()}"
+def decoded(url):
+    """Return the pixels of a picture in a data URL, and hold its media type against its bytes."""
+    image = Image.open(io.BytesIO(bytes_of(url)))
+    assert url.startswith(f"data:image/{image.format.lower()};base64,")
     return np.asarray(image)
+
+
+def bytes_of(url):
+    return base64.b64decode(url.partition(",")[2], validate=True)
 
 
 def saved(path, image, **options):
@@ -60,7 +64,7 @@ def test_arrays_are_read_row_by_row(tmp_path, channels, kind):
         if channels == (4,):  # on white
             alpha = want[..., 3:] / 255
             want = want[..., :3] * alpha + 255 * (1 - alpha)
-        found = decoded(pictures.thumbnail(row)).astype(float)
+        found = decoded(pictures.data_url(row)).astype(float)
         assert np.abs(found - want).max() <= (1 if channels == (4,) else 0)
 
 
@@ -68,9 +72,9 @@ def test_arrays_of_any_sizes_in_a_list():
     images = [np.full((3 + row, 5), 40 * row, np.uint8) for row in range(4)]
     pictures = open_pictures(images, 4)
     for row, image in enumerate(images):
-        np.testing.assert_array_equal(decoded(pictures.thumbnail(row)), image)
+        np.testing.assert_array_equal(decoded(pictures.data_url(row)), image)
     with pytest.raises(InvalidInputError, match=r"the picture of row 1 must have shape .*, not \(2, 2, 7\)"):
-        open_pictures([images[0], np.zeros((2, 2, 7))], 2).thumbnail(1)
+        open_pictures([images[0], np.zeros((2, 2, 7))], 2).data_url(1)
 
 
 @pytest.mark.parametrize(
@@ -117,12 +121,10 @@ def test_files_in_every_way(files, kind):
         fsspec.filesystem("memory").pipe_file(f"/review/{Path(name).name}", Path(name).read_bytes())
     pictures = open_pictures(given, 3)
     for row, color in enumerate((RED, BLUE, (0, 255, 0))):
-        found = decoded(pictures.thumbnail(row))
+        found = decoded(pictures.data_url(row))
         assert found.shape == (4, 6, 3)
         np.testing.assert_array_equal(found[0, 0], color)
-        head, _, data = pictures.data_url(row).partition(",")
-        assert head == "data:image/png;base64"
-        assert base64.b64decode(data) == pictures.thumbnail(row).data
+        assert pictures.data_url(row).startswith("data:image/png;base64,")
 
 
 def test_shards_in_a_list_are_still_one_array(tmp_path):
@@ -130,7 +132,7 @@ def test_shards_in_a_list_are_still_one_array(tmp_path):
     np.save(tmp_path / "a.npy", images[:2])
     np.save(tmp_path / "b.npy", images[2:])
     pictures = open_pictures([tmp_path / "a.npy", tmp_path / "b.npy"], 4)
-    np.testing.assert_array_equal(decoded(pictures.thumbnail(3)), images[3])
+    np.testing.assert_array_equal(decoded(pictures.data_url(3)), images[3])
 
 
 def test_a_picture_is_turned_as_its_camera_says(tmp_path):
@@ -140,7 +142,7 @@ def test_a_picture_is_turned_as_its_camera_says(tmp_path):
         exif = Image.Exif()
         exif[0x0112] = 6  # to be turned by a quarter, clockwise: what is on the left comes to the top
         place = saved(tmp_path / f"a.{form}", Image.fromarray(pixels), exif=exif)
-        found = decoded(open_pictures([place], 1).thumbnail(0))
+        found = decoded(open_pictures([place], 1).data_url(0))
         assert found.shape == (80, 40, 3)
         assert found[:35].min() > 200
         assert found[45:].max() < 50
@@ -160,7 +162,7 @@ def test_every_mode_is_shown_as_gray_or_colors(tmp_path, mode):
     else:
         image = image.convert(mode)
     place = saved(tmp_path / f"a.{form}", image, **options)
-    found = decoded(open_pictures([place], 1).thumbnail(0)).astype(int)
+    found = decoded(open_pictures([place], 1).data_url(0)).astype(int)
     gray = found if found.ndim == 2 else found.mean(axis=2)
     assert gray.shape == (48, 64)
     near = 8 if form == "jpg" else 256 if mode == "1" else 40 if mode in ("P", "PA") else 1
@@ -172,7 +174,7 @@ def test_every_mode_is_shown_as_gray_or_colors(tmp_path, mode):
 def test_transparent_pixels_are_white(tmp_path):
     pixels = np.zeros((4, 4, 4), np.uint8)
     pixels[:2, :, 3] = 255
-    found = decoded(open_pictures([saved(tmp_path / "a.png", Image.fromarray(pixels))], 1).thumbnail(0))
+    found = decoded(open_pictures([saved(tmp_path / "a.png", Image.fromarray(pixels))], 1).data_url(0))
     assert found[:2].max() == 0
     assert found[2:].min() == 255
 
@@ -180,7 +182,7 @@ def test_transparent_pixels_are_white(tmp_path):
 def test_of_an_animation_the_first_picture_is_shown(tmp_path):
     frames = [Image.new("RGB", (5, 5), color) for color in (RED, BLUE)]
     place = saved(tmp_path / "a.png", frames[0], save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(decoded(open_pictures([place], 1).thumbnail(0))[2, 2], RED)
+    np.testing.assert_array_equal(decoded(open_pictures([place], 1).data_url(0))[2, 2], RED)
 
 
 @pytest.mark.parametrize("form", ["png", "jpg", "array"])
@@ -194,11 +196,11 @@ def test_a_thumbnail_is_small_and_has_nothing_else_of_its_file(tmp_path, form):
         given = [saved(tmp_path / f"a.{form}", Image.fromarray(pixels), **options)]
     pictures = open_pictures(given, 1)
     for most, side, size in ((20_000, 320, 140), (2_000, 96, 24), (300_000, 320, 320)):
-        found = pictures.thumbnail(0, most, side)
-        assert len(found.data) <= most
+        found = pictures.data_url(0, most, side)
+        assert len(bytes_of(found)) <= most
         assert size <= decoded(found).shape[1] <= side
-        assert b"taken" not in found.data
-        assert b"profile" not in found.data
+        assert b"taken" not in bytes_of(found)
+        assert b"profile" not in bytes_of(found)
     assert pictures.image(0).size == (1200, 900)
 
 
@@ -228,10 +230,9 @@ def test_what_is_not_a_picture_is_never_passed_on(tmp_path, kind):
     content, why = BROKEN[kind]
     (tmp_path / "a.png").write_bytes(content)
     pictures = open_pictures(["none.png", str(tmp_path / "a.png")], 2)
-    for take in (pictures.thumbnail, pictures.data_url):
-        with pytest.raises(InvalidInputError, match=rf"the picture of row 1, .*a\.png, is {why}") as error:
-            take(1)
-        assert error.value.rows == ((1, 2),)
+    with pytest.raises(InvalidInputError, match=rf"the picture of row 1, .*a\.png, is {why}") as error:
+        pictures.data_url(1)
+    assert error.value.rows == ((1, 2),)
 
 
 def test_damaged_huge_and_missing_files(tmp_path, files):
@@ -255,7 +256,7 @@ def test_damaged_huge_and_missing_files(tmp_path, files):
         (7, InvalidInputError, "is not there"),
     ):
         with pytest.raises(kind, match=rf"the picture of row {row}, .*, {why}") as error:
-            pictures.thumbnail(row)
+            pictures.data_url(row)
         assert error.value.rows == ((row, row + 1),)
 
 
@@ -286,5 +287,5 @@ def test_bad_pictures_are_refused_as_they_are_opened(images, kind, why):
 def test_a_signature_in_a_url_is_not_shown():
     pictures = open_pictures(["memory://review/a.png?sig=secret"], 1)
     with pytest.raises(InvalidInputError, match="is not there") as error:
-        pictures.thumbnail(0)
+        pictures.data_url(0)
     assert "secret" not in str(error.value)

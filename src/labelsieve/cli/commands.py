@@ -481,7 +481,7 @@ def compare(before: str, after: str, *, output: str | None, top: int) -> tuple[d
 
     Example: labelsieve compare before.zarr after.zarr -o table.csv
     """
-    from labelsieve.review.compare import compare_results
+    from labelsieve.review.compare import compare as compare_results
 
     if output is not None:
         check_ending("output", output, ".csv")

@@ -668,7 +668,7 @@ def open_rows(name: str, result: Any) -> LabelIssues:
 
 def compare_with(before: Any, after: LabelIssues) -> Comparison | None:
     """Return the comparison for the report of `after`; None without an earlier result."""
-    return None if before is None else later("review.compare").compare_results(open_rows("before", before), after)
+    return None if before is None else later("review.compare").compare(before, after)
 
 
 def load_rows(path: str | os.PathLike[str]) -> LabelIssues:

@@ -18,7 +18,7 @@ import stat
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ from labelsieve.confident_learning.estimate import ErrorEstimate
 from labelsieve.confident_learning.filters import filter_of
 from labelsieve.confident_learning.matrices import Columns
 from labelsieve.confident_learning.thresholds import Int64s
-from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError, UnreadableDataError, size
+from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError, optional, size
 from labelsieve.results.result import Result
 from labelsieve.results.store import check_writable, replacing
 from labelsieve.sources.names import as_text, read_lines
@@ -62,7 +62,7 @@ def check_page(path: Path, kind: str) -> None:
     check_writable(path)
     if path.is_dir():
         raise InvalidInputError(f"{path} is a folder")
-    _jinja2(kind)
+    optional("jinja2", f"The {kind}", "report")
 
 
 def render(template: str, kind: str, /, **values: Any) -> str:
@@ -82,7 +82,7 @@ def render(template: str, kind: str, /, **values: Any) -> str:
     MissingDependencyError
         Without jinja2.
     """
-    jinja2 = _jinja2(kind)
+    jinja2 = optional("jinja2", f"The {kind}", "report")
     loader = jinja2.PackageLoader("labelsieve", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return str(environment.get_template(template).render(values))
@@ -109,14 +109,6 @@ def heading_parts(result: Result, title: str | None = None) -> list[str]:
 def digest(text: str) -> str:
     """Return what names a script or style in the content security policy of a page."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-def _jinja2(kind: str) -> Any:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingDependencyError(f"The {kind}", "report") from error
-    return jinja2
 
 
 # Colors that also differ in brightness, for print and for color-blind readers.
@@ -210,109 +202,21 @@ def noisiest_classes(table: Columns, top: int) -> npt.NDArray[np.intp]:
 
 
 def _axes(width: float, height: float) -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("A picture", "report") from error
-    return Figure(figsize=(width, height), layout="constrained").subplots()
+    figure = optional("matplotlib.figure", "A picture", "report").Figure(figsize=(width, height), layout="constrained")
+    return figure.subplots()
 
 
 # Letters of a text that are shown.
 MOST_LETTERS: Final = 5000
 
 
-class RowTexts(Protocol):
-    """Texts of some rows, in their order."""
-
-    def part(self, start: int, stop: int) -> list[str]:
-        """Return the texts ``[start, stop)``, without what is too long."""
-
-
-class ListedTexts:
-    """Texts in memory.
-
-    Parameters
-    ----------
-    texts : sequence of str
-        Of all rows.
-    rows : (n,) int64
-        The rows that are shown.
-    most_letters : int
-        Letters of each that are shown.
-    """
-
-    def __init__(self, texts: Any, rows: Int64s, most_letters: int) -> None:
-        self._texts = getattr(texts, "iloc", texts)  # pandas would look rows up by its own index
-        self._rows, self._most_letters = rows, most_letters
-
-    def part(self, start: int, stop: int) -> list[str]:
-        """Return the texts ``[start, stop)``, without what is too long."""
-        return [_shortened(str(self._texts[row]), self._most_letters) for row in self._rows[start:stop].tolist()]
-
-
-class FileTexts:
-    """Texts that are lines of a file, of which only the places are kept.
-
-    Parameters
-    ----------
-    path : Path
-        The file, with a line for each row.
-    n_rows : int
-        Number of lines that it must have.
-    rows : (n,) int64
-        The rows that are shown.
-    most_letters : int
-        Letters of each that are shown.
-
-    Raises
-    ------
-    InvalidInputError
-        If it has another number of lines, is not in UTF-8, or cannot be read.
-    """
-
-    def __init__(self, path: Path, n_rows: int, rows: Int64s, most_letters: int) -> None:
-        self._path, self._most_letters, places = path, most_letters, array("q")
-        try:
-            with path.open("rb") as file:
-                place = len(b"\xef\xbb\xbf") if file.read(3) == b"\xef\xbb\xbf" else 0
-                file.seek(place)
-                for line in file:
-                    line.decode("utf-8")  # so that a file that is not text is refused before a run
-                    places.append(place)
-                    place += len(line)
-        except (OSError, ValueError) as error:
-            raise InvalidInputError(f"texts: {path} is not readable: {error}") from error
-        _check_number(len(places), n_rows)
-        self._places = np.array(places, np.int64)[rows]
-
-    def part(self, start: int, stop: int) -> list[str]:
-        """Return the texts ``[start, stop)``, without what is too long.
-
-        Raises
-        ------
-        UnreadableDataError
-            If the file has changed, and cannot be read.
-        """
-        found = []
-        try:
-            with self._path.open("rb") as file:
-                for place in self._places[start:stop].tolist():
-                    file.seek(place)
-                    # The lines of `read_lines`, which would keep all.
-                    line = file.readline().decode("utf-8").removesuffix("\r\n").removesuffix("\n")
-                    found.append(_shortened(line, self._most_letters))
-        except (OSError, ValueError) as error:
-            raise UnreadableDataError(f"texts: {self._path} is not readable: {error}") from error
-        return found
-
-
-def open_texts(texts: Any, n_rows: int, rows: Int64s, most_letters: int = MOST_LETTERS) -> RowTexts:
-    """Open the texts of all rows, to show those of some.
+class RowTexts:
+    """Texts of some rows, in their order. Of a file only the places of its lines are kept.
 
     Parameters
     ----------
     texts : sequence of str, or path
-        Texts, or a text file with one on each line.
+        Texts of all rows, or a text file with one on each line.
     n_rows : int
         Number of all rows, or of the images, sentences or examples that they are parts of.
     rows : (n,) int64
@@ -330,25 +234,55 @@ def open_texts(texts: Any, n_rows: int, rows: Int64s, most_letters: int = MOST_L
     Examples
     --------
     >>> import numpy as np
-    >>> open_texts(["a cat", "a dog", "another dog"], 3, np.array([2, 0]), most_letters=8).part(0, 2)
+    >>> RowTexts(["a cat", "a dog", "another dog"], 3, np.array([2, 0]), most_letters=8).part(0, 2)
     ['another…', 'a cat']
     """
-    if isinstance(texts, str | os.PathLike):
-        return FileTexts(Path(check_place("texts", texts)), n_rows, rows, most_letters)
-    if not hasattr(texts, "__len__") or not hasattr(texts, "__getitem__"):
-        raise InputTypeError(f"texts must be a sequence of strings or a file's path, not {type(texts).__name__}")
-    _check_number(len(texts), n_rows)
-    return ListedTexts(texts, rows, most_letters)
 
+    def __init__(self, texts: Any, n_rows: int, rows: Int64s, most_letters: int = MOST_LETTERS) -> None:
+        self._texts, self._places, self._most_letters = texts, rows, most_letters
+        starts = texts
+        if isinstance(texts, str | os.PathLike):
+            self._texts, starts = Path(check_place("texts", texts)), array("q")
+            try:
+                with self._texts.open("rb") as file:
+                    place = len(b"\xef\xbb\xbf") if file.read(3) == b"\xef\xbb\xbf" else 0
+                    file.seek(place)
+                    for line in file:
+                        line.decode("utf-8")  # so that a file that is not text is refused before a run
+                        starts.append(place)
+                        place += len(line)
+            except (OSError, ValueError) as error:
+                raise InvalidInputError(f"texts: {self._texts} is not readable: {error}") from error
+        elif not hasattr(texts, "__len__") or not hasattr(texts, "__getitem__"):
+            raise InputTypeError(f"texts must be a sequence of strings or a file's path, not {type(texts).__name__}")
+        if len(starts) != n_rows:
+            raise InvalidInputError(f"texts: there are {len(starts):,} texts, and there must be {n_rows:,}")
+        if isinstance(starts, array):
+            self._places = np.array(starts, np.int64)[rows]
 
-def _check_number(n_texts: int, n_rows: int) -> None:
-    if n_texts != n_rows:
-        raise InvalidInputError(f"texts: there are {n_texts:,} texts, and there must be {n_rows:,}")
+    def part(self, start: int, stop: int) -> list[str]:
+        """Return the texts ``[start, stop)``, without what is too long.
 
-
-def _shortened(text: str, most_letters: int) -> str:
-    text = as_text(text)
-    return text if len(text) <= most_letters else text[: most_letters - 1] + "…"
+        Raises
+        ------
+        UnreadableDataError
+            If a file has changed, and cannot be read.
+        """
+        places, found = self._places[start:stop].tolist(), list[str]()
+        if isinstance(self._texts, Path):
+            try:
+                with self._texts.open("rb") as file:
+                    for place in places:
+                        file.seek(place)
+                        # The lines of `read_lines`, which would keep all.
+                        found.append(file.readline().decode("utf-8").removesuffix("\r\n").removesuffix("\n"))
+            except (OSError, ValueError) as error:
+                raise UnreadableDataError(f"texts: {self._texts} is not readable: {error}") from error
+        else:
+            listed = getattr(self._texts, "iloc", self._texts)  # pandas would look rows up by its own index
+            found = [str(listed[row]) for row in places]
+        most = self._most_letters
+        return [text if len(text) <= most else text[: most - 1] + "…" for text in map(as_text, found)]
 
 
 # Pictures ----------------------------------------------------------------------------------------------------------
@@ -358,8 +292,14 @@ PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg")
 THUMBNAIL_BYTES: Final = 20_000
 THUMBNAIL_SIDE: Final = 320
 
-# The ways to store a thumbnail, best first: the share of its side, and the quality of a JPEG.
-_THUMBNAILS: Final = ((1, 85), (1, 70), (1, 40), (2 / 3, 40), (1 / 2, 25), (1 / 4, 25), (1 / 8, 25))
+# The ways to store a thumbnail, best first: the format, the share of its side, and options of Pillow.
+_THUMBNAILS: Final[list[tuple[str, float, dict[str, Any]]]] = [
+    ("png", 1, {"optimize": True}),
+    *(
+        ("jpeg", share, {"quality": quality})
+        for share, quality in ((1, 85), (1, 70), (1, 40), (2 / 3, 40), (1 / 2, 25), (1 / 4, 25), (1 / 8, 25))
+    ),
+]
 # A PNG is tried if this share of its values, as bytes, is small enough: photographs shrink to one half.
 _PNG_SHARE: Final = 8
 # How a PNG and a JPEG file begin; nothing else is read.
@@ -367,37 +307,8 @@ _BEGINNINGS: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 _MOST_FILE_BYTES: Final = 100_000_000
 
 
-class Picture(NamedTuple):
-    """An encoded picture.
-
-    Parameters
-    ----------
-    data : bytes
-        The bytes of a PNG or JPEG file.
-    media_type : str
-        ``image/png`` or ``image/jpeg``.
-    """
-
-    data: bytes
-    media_type: str
-
-    @property
-    def url(self) -> str:
-        """The picture as a data URL."""
-        return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode()}"
-
-
 class Pictures(abc.ABC):
-    """The pictures of all rows; several threads may take them.
-
-    Parameters
-    ----------
-    n_rows : int
-        Number of pictures.
-    """
-
-    def __init__(self, n_rows: int) -> None:
-        self.n_rows = n_rows
+    """The pictures of all rows; several threads may take them."""
 
     @abc.abstractmethod
     def image(self, row: int, side: int | None = None) -> Any:
@@ -418,23 +329,9 @@ class Pictures(abc.ABC):
             If it is damaged, or cannot be read.
         """
 
-    def thumbnail(self, row: int, most_bytes: int = THUMBNAIL_BYTES, side: int = THUMBNAIL_SIDE) -> Picture:
-        """Return a small picture of a row.
-
-        Parameters
-        ----------
-        row : int
-            0..N-1.
-        most_bytes : int
-            Most bytes, before they are encoded as text.
-        side : int
-            Most pixels of its longer side.
-        """
-        return encode_thumbnail(self.image(row, side), most_bytes, side)
-
     def data_url(self, row: int, most_bytes: int = THUMBNAIL_BYTES, side: int = THUMBNAIL_SIDE) -> str:
-        """Return a small picture of a row as a data URL."""
-        return self.thumbnail(row, most_bytes, side).url
+        """Return a small picture of a row as a data URL: see `encode_thumbnail`."""
+        return encode_thumbnail(self.image(row, side), most_bytes, side)
 
 
 class ArrayPictures(Pictures):
@@ -444,12 +341,9 @@ class ArrayPictures(Pictures):
     ----------
     arrays : (N, H, W) or (N, H, W, 1 or 3 or 4) array, or sequence of (H, W) or (H, W, 1 or 3 or 4) arrays
         Numbers; an array may be stored, and is read row by row.
-    n_rows : int
-        N.
     """
 
-    def __init__(self, arrays: Any, n_rows: int) -> None:
-        super().__init__(n_rows)
+    def __init__(self, arrays: Any) -> None:
         self._arrays = arrays
 
     def image(self, row: int, side: int | None = None) -> Any:  # noqa: ARG002  # the array is read as it is
@@ -472,7 +366,6 @@ class FilePictures(Pictures):
     """
 
     def __init__(self, places: Sequence[str]) -> None:
-        super().__init__(len(places))
         self._places = places
 
     def image(self, row: int, side: int | None = None) -> Any:
@@ -527,8 +420,8 @@ def open_pictures(images: Any, n_rows: int) -> Pictures:
     --------
     >>> import numpy as np
     >>> pictures = open_pictures(np.zeros((5, 8, 8, 3), np.uint8), 5)
-    >>> pictures.thumbnail(2).media_type, pictures.data_url(2)[:22]
-    ('image/png', 'data:image/png;base64,')
+    >>> pictures.data_url(2)[:22]
+    'data:image/png;base64,'
     """
     _pillow()
     places = _places_of(images)
@@ -537,11 +430,11 @@ def open_pictures(images: Any, n_rows: int) -> Pictures:
         return FilePictures(places)
     if isinstance(images, list | tuple) and images and all(isinstance(one, np.ndarray) for one in images):
         _check_pictures(len(images), n_rows)
-        return ArrayPictures(images, n_rows)
+        return ArrayPictures(images)
     array = open_any("images", images)
     shape, wanted = tuple(array.shape), f"({n_rows:,}, H, W) or ({n_rows:,}, H, W, 3)"
     _check_pixels("images", shape[1:] if shape[:1] == (n_rows,) else (), array.dtype, wanted, shape)
-    return ArrayPictures(array, n_rows)
+    return ArrayPictures(array)
 
 
 def as_bytes(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -563,8 +456,8 @@ def as_bytes(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(np.rint(scaled).astype(np.uint8))
 
 
-def encode_thumbnail(image: Any, most_bytes: int, side: int) -> Picture:
-    """Return a picture of at most `side` pixels a side, and of `most_bytes` if possible.
+def encode_thumbnail(image: Any, most_bytes: int, side: int) -> str:
+    """Return a picture as a data URL, of at most `side` pixels a side, and of `most_bytes` before that if possible.
 
     It is a PNG, without any loss, if that is small enough, and a JPEG otherwise.
 
@@ -577,18 +470,14 @@ def encode_thumbnail(image: Any, most_bytes: int, side: int) -> Picture:
     """
     small = _pillow().fromarray(image) if isinstance(image, np.ndarray) else image.copy()
     small.thumbnail((side, side))
-    n_values = small.width * small.height * len(small.getbands())
-    if n_values <= _PNG_SHARE * most_bytes:
-        found = _encoded(small, "PNG", optimize=True)
-        if len(found.data) <= most_bytes:
-            return found
-    for share, quality in _THUMBNAILS:
-        part = max(1, round(share * side))
+    is_png = small.width * small.height * len(small.getbands()) <= _PNG_SHARE * most_bytes
+    for form, share, options in _THUMBNAILS[not is_png :]:
+        part, file = max(1, round(share * side)), io.BytesIO()
         small.thumbnail((part, part))
-        found = _encoded(small, "JPEG", quality=quality)
-        if len(found.data) <= most_bytes:
+        small.save(file, form, **options)
+        if file.tell() <= most_bytes:
             break
-    return found
+    return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _check_pictures(n_pictures: int, n_rows: int) -> None:
@@ -699,18 +588,8 @@ def _on_white(image: Any) -> Any:
     return image
 
 
-def _encoded(image: Any, form: str, **options: Any) -> Picture:
-    file = io.BytesIO()
-    image.save(file, form, **options)
-    return Picture(file.getvalue(), f"image/{form.lower()}")
-
-
 def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingDependencyError("Pictures", "images") from error
-    return Image
+    return optional("PIL.Image", "Pictures", "images")
 
 
 # The page ----------------------------------------------------------------------------------------------------------
@@ -782,7 +661,7 @@ def write_report(
         for number, row in zip(numbers, rows, strict=True):
             row["picture"] = pictures.data_url(number, min(_ONE_PICTURE_BYTES, most), _PICTURE_SIDE)
     if texts is not None:
-        opened = open_texts(texts, n_things, np.array(numbers, np.int64), _TEXT_LETTERS)
+        opened = RowTexts(texts, n_things, np.array(numbers, np.int64), _TEXT_LETTERS)
         for text, row in zip(opened.part(0, len(rows)), rows, strict=True):
             row["text"] = text
     for parts, row in zip(marked or (), rows, strict=marked is not None):
@@ -805,14 +684,11 @@ def check_report(path: Path, n_rows: int = 0, images: Any = None, texts: Any = N
         Without jinja2 or matplotlib.
     """
     check_page(path, "report")
-    try:
-        import matplotlib  # noqa: F401, ICN001  # whether it is there
-    except ImportError as error:
-        raise MissingDependencyError("The report", "report") from error
+    optional("matplotlib", "The report", "report")
     if images is not None:
         open_pictures(images, n_rows)
     if texts is not None:
-        open_texts(texts, n_rows, np.empty(0, np.int64))
+        RowTexts(texts, n_rows, np.empty(0, np.int64))
 
 
 def check_estimate(estimate: object, result: Result) -> ErrorEstimate | None:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from labelsieve.confident_learning import matrices as class_quality
 from labelsieve.confident_learning.joint import ConfidentCounts
 from labelsieve.confident_learning.scores import Settings
-from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError
+from labelsieve.errors import InputTypeError, InvalidInputError, optional
 from labelsieve.options import check_names, check_whole_number
 from labelsieve.results.units import Layout
 from labelsieve.sources.names import as_text, read_lines, unescape_formula
@@ -61,12 +61,10 @@ def frame_of(columns: dict[str, Any]) -> pd.DataFrame:
     MissingDependencyError
         Without pandas.
     """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise MissingDependencyError("A table of pandas", "frame") from error
     # pandas cannot print float16 without an overflow, as it compares with 1e6. float32 has the same values.
-    return pd.DataFrame({n: c.astype(np.float32) if c.dtype == np.float16 else c for n, c in columns.items()})
+    columns = {name: c.astype(np.float32) if c.dtype == np.float16 else c for name, c in columns.items()}
+    frame: pd.DataFrame = optional("pandas", "A table of pandas", "frame").DataFrame(columns)
+    return frame
 
 
 # Rows of the tables in which many issues are written.

@@ -6,9 +6,8 @@ import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -100,7 +99,8 @@ class LabelValues:
                 number = whole_number(value)
             except (ValueError, OverflowError):
                 raise ValueError(f"{value!r} is not a number, and labels are {self.dtype}") from None
-            if not self._limits.min <= number <= self._limits.max:
+            limits = np.iinfo(self.dtype)
+            if not limits.min <= number <= limits.max:
                 raise ValueError(f"{number} does not fit into labels of {self.dtype}")
             return number
         if kind == "f":
@@ -118,14 +118,6 @@ class LabelValues:
         if kind == "S":
             return value if isinstance(value, bytes) else str(value).encode()
         return cell_text(value)
-
-    @cached_property
-    def _limits(self) -> np.iinfo[Any]:
-        return np.iinfo(self.dtype)  # looked up each time it is made
-
-    def is_class(self, label: Any) -> bool:
-        """Return whether a label is one of the classes, where these are known."""
-        return self.classes is None or label in self.classes
 
     def array(self, labels: Sequence[Any]) -> Any:
         """Return labels as an array of their dtype, or of text as wide as they need."""
@@ -156,22 +148,6 @@ class Outcomes:
     n_stored: int
     stored: Int32s
     resulting: Int32s
-
-    def with_ignored(self, label: Any) -> Outcomes:
-        """Return the outcomes with a label in place of none."""
-        labels, missing = [*self.labels, label], is_missing(label)
-        # pandas' missing value is not comparable.
-        same = [
-            code
-            for code, other in enumerate(self.labels)
-            if is_missing(other) == missing and (missing or other == label)
-        ]
-        if same:
-            labels[same[0]] = label
-        code = same[0] if same else len(self.labels)
-        return replace(
-            self, labels=labels, resulting=np.where(self.resulting == UNSURE, np.int32(code), self.resulting)
-        )
 
 
 def results_of(decisions: Decisions) -> Iterator[tuple[int, str]]:
@@ -275,10 +251,10 @@ def check_against(
         except ValueError as error:
             faults[code] = str(error)
             continue
-        if values.is_class(label):
+        if values.classes is None or label in values.classes:
             new[code] = coded(label)
         else:
-            faults[code] = f"{label!r} is not one of the {len(values.classes or ()):,} classes"
+            faults[code] = f"{label!r} is not one of the {len(values.classes):,} classes"
     if faults:
         first = int(np.flatnonzero(changes & np.isin(decisions.label.codes, list(faults)))[0])
         raise decisions.error([first], f": {faults[int(decisions.label.codes[first])]}")
@@ -734,9 +710,8 @@ def apply_decisions(
     check_results(read, digest, None if issues is None else issues.fingerprint)
     settled = settle(read, outcomes, conflicts)
     unsure_rows = read.rows[settled.places[outcomes.resulting[settled.places] == UNSURE]]
-    if unsure == "ignore":
-        outcomes = outcomes.with_ignored(_ignored_value(file, values, ignore_label))
-    changes = _changes_of(values, read, outcomes, settled)
+    ignored = [_ignored_value(file, values, ignore_label)] if unsure == "ignore" else []
+    changes = _changes_of(values, read, outcomes, settled, ignored)
     if auto is not None and issues is not None and margin is not None:
         changes = changes.merged(_accepted_changes(file, values, issues, margin, names, read.rows))
     words = np.bincount(read.words[settled.places], minlength=len(WORDS)).tolist()
@@ -951,13 +926,18 @@ class _LabelChanges:
         return _LabelChanges(*(np.concatenate([getattr(self, one), getattr(other, one)])[order] for one in columns))
 
 
-def _changes_of(values: LabelValues, read: Decisions, outcomes: Outcomes, settled: Settled) -> _LabelChanges:
-    """Return what decisions change."""
+def _changes_of(
+    values: LabelValues, read: Decisions, outcomes: Outcomes, settled: Settled, ignored: list[Any]
+) -> _LabelChanges:
+    """Return what decisions change; `ignored` is the label of unsure rows, if they get one."""
     before, after = outcomes.stored[settled.places], outcomes.resulting[settled.places]
+    labels = outcomes.labels + ignored
+    if ignored:
+        keys = [None if is_missing(label) else label for label in labels]
+        code = keys.index(keys[-1])
+        labels[code], after = ignored[0], np.where(after == UNSURE, np.int32(code), after)
     changed = (after != UNSURE) & (after != before)
-    before, after = (
-        values.array([outcomes.labels[code] for code in codes[changed].tolist()]) for codes in (before, after)
-    )
+    before, after = (values.array([labels[code] for code in codes[changed].tolist()]) for codes in (before, after))
     places = settled.places[changed]
     return _LabelChanges(read.rows[places], before, after, places)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -265,37 +265,6 @@ class Comparison:
         return self._named.class_label(k)
 
 
-def compare_results(before: Result, after: Result) -> Comparison:
-    """Compare two results of the same rows.
-
-    Parameters
-    ----------
-    before, after : Result
-        The results.
-
-    Raises
-    ------
-    InvalidInputError
-        If they have other numbers of rows or classes, other class names, other groups of rows, or other ids; or more
-        than 10 million issues together.
-
-    Warns
-    -----
-    LabelsieveWarning
-        If the results have other settings.
-    """
-    _check_same_rows(before, after)
-    differing = [
-        one.name
-        for one in fields(before.settings)
-        if getattr(before.settings, one.name) != getattr(after.settings, one.name)
-    ]
-    if differing:
-        said = (", ".join(f"{name}={getattr(one.settings, name)!r}" for name in differing) for one in (before, after))
-        warn("the results have other settings, which change the issues too: {} before, {} after".format(*said))
-    return Comparison(before, after)
-
-
 def _joined_ids(rows: Int64s, is_issue: list[Bools], ids: list[npt.NDArray[Any] | None]) -> npt.NDArray[Any] | None:
     """Return the IDs of rows, or raise if a row has another one in one result than in the other."""
     (is_before, is_after), (old, new) = is_issue, ids
@@ -333,11 +302,8 @@ def _check_same_rows(before: Result, after: Result) -> None:
             raise InvalidInputError(
                 f"before has {one:,} {what}, after {other:,}: only results of the same rows and classes can be compared"
             )
-    if before.class_names is not None and after.class_names is not None:
-        pairs = enumerate(zip(before.class_names, after.class_names, strict=True))
-        differing = next(((k, pair) for k, pair in pairs if pair[0] != pair[1]), None)
-        if differing is not None:
-            k, (one_name, other_name) = differing
+    for k, (one_name, other_name) in enumerate(zip(before.class_names or (), after.class_names or (), strict=False)):
+        if one_name != other_name:
             raise InvalidInputError(f"class {k:,} is {one_name!r} before and {other_name!r} after: other classes?")
     kinds = [None if one.layout is None else one.layout.units[0] for one in (before, after)]
     if kinds[0] != kinds[1]:
@@ -401,4 +367,11 @@ def compare(
     >>> labelsieve.compare(before, after)
     <Comparison: 2 issues before, 1 after: 1 resolved, 1 kept, 0 new>
     """
-    return compare_results(open_rows("before", before), open_rows("after", after))
+    one, other = open_rows("before", before), open_rows("after", after)
+    _check_same_rows(one, other)
+    settings = [asdict(result.settings) for result in (one, other)]
+    differing = [name for name, value in settings[0].items() if value != settings[1][name]]
+    if differing:
+        said = (", ".join(f"{name}={own[name]!r}" for name in differing) for own in settings)
+        warn("the results have other settings, which change the issues too: {} before, {} after".format(*said))
+    return Comparison(one, other)

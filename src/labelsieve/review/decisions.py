@@ -86,10 +86,8 @@ def _read_list(path: Path) -> list[Any]:
         raise InvalidInputError(f"decisions: there is no file {path}") from None
     except OSError as error:
         raise InvalidInputError(f"decisions: {path} is not readable: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"decisions: {path} is not JSON ({error}): is it cut off?") from error
-    except RecursionError:
-        raise InvalidInputError(f"decisions: {path} is not an export of Label Studio: it is nested too deep") from None
     if not isinstance(found, list):
         raise InvalidInputError(
             f"decisions: {path} is not an export of Label Studio in JSON or JSON-MIN, which is a list of tasks"

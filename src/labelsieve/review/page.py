@@ -152,7 +152,7 @@ class ReviewRows:
         self.things, self.n_things = self.rows, result.n_rows
         if result.layout is not None:
             self.things, self.n_things = result.layout.groups_of(self.rows), result.layout.n_groups
-        self._texts = None if texts is None else report.open_texts(texts, self.n_things, self.things)
+        self._texts = None if texts is None else report.RowTexts(texts, self.n_things, self.things)
         self._marked, self.has_texts = marked, texts is not None
         self._are_logits = self._probs is not None and self._takes_softmax()
         if self._issues is not None and self._probs is not None:
@@ -502,7 +502,7 @@ def _data_url(pictures: report.Pictures, thing: int) -> str:
     """Return the picture of a row as a data URL, in bytes that fit its size."""
     image = pictures.image(thing, report.THUMBNAIL_SIDE)
     most = int(min(report.THUMBNAIL_BYTES, max(_LEAST_BYTES, _PIXEL_BYTES * image.width * image.height)))
-    return report.encode_thumbnail(image, most, report.THUMBNAIL_SIDE).url
+    return report.encode_thumbnail(image, most, report.THUMBNAIL_SIDE)
 
 
 def _beside(name: str) -> str:

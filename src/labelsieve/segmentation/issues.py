@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import InvalidInputError, MissingDependencyError
+from labelsieve.errors import InvalidInputError, optional
 from labelsieve.options import FLOAT_TOLERANCE, check_positive, check_whole_number
 from labelsieve.results.label_issues import GroupedIssues, LabelIssues, compare_with, lowest
 from labelsieve.results.report import Pictures, check_report, encode_thumbnail, open_pictures, write_report
@@ -283,10 +283,7 @@ class SegmentationIssues(GroupedIssues):
         >>> found.components(0)[["size", "y_start", "y_stop", "x_start", "x_stop", "suggested_label"]].values.tolist()
         [[4, 2, 4, 3, 5, 1]]
         """
-        try:
-            from scipy import ndimage
-        except ImportError as error:
-            raise MissingDependencyError("Finding connected pixels", "images") from error
+        ndimage = optional("scipy.ndimage", "Finding connected pixels", "images")
         issues, width = self._issues_of(self._checked_group(image)), self.shape(image)[1]
         start = int(self.layout.edges(image, image)[0])
         place = np.full(self.shape(image), -1, np.int64)
@@ -302,22 +299,17 @@ class SegmentationIssues(GroupedIssues):
             members += np.split(place[mask][order], cuts)
         members.sort(key=lambda some: (-len(some), int(issues.rows[some].min())))
         y, x = np.divmod(issues.rows - start, width)
-        lines = [
-            {
-                "size": len(some),
-                "y_start": int(y[some].min()),
-                "y_stop": int(y[some].max()) + 1,
-                "x_start": int(x[some].min()),
-                "x_stop": int(x[some].max()) + 1,
-                "given_label": int(issues.given_labels[some[0]]),
-                "suggested_label": int(issues.suggested_labels[some[0]]),
-                "score": float(issues.scores[some].min()),
-            }
-            for some in members
-        ]
-        names = ("size", "y_start", "y_stop", "x_start", "x_stop", "given_label", "suggested_label", "score")
-        dtypes = dict.fromkeys(names, np.int64) | {"score": np.float64}
-        columns = {name: np.array([line[name] for line in lines], dtypes[name]) for name in names}
+        values = {
+            "size": [len(some) for some in members],
+            "y_start": [y[some].min() for some in members],
+            "y_stop": [y[some].max() + 1 for some in members],
+            "x_start": [x[some].min() for some in members],
+            "x_stop": [x[some].max() + 1 for some in members],
+            "given_label": [issues.given_labels[some[0]] for some in members],
+            "suggested_label": [issues.suggested_labels[some[0]] for some in members],
+            "score": [issues.scores[some].min() for some in members],
+        }
+        columns = {name: np.array(own, np.float64 if name == "score" else np.int64) for name, own in values.items()}
         return frame_of(self.rows.named(columns))
 
     def report(
@@ -365,9 +357,7 @@ class SegmentationIssues(GroupedIssues):
         groups = [
             {
                 "image": image,
-                "picture": encode_thumbnail(
-                    _marked(pictures, image, self.mask(image)), _PICTURE_BYTES, _PICTURE_SIDE
-                ).url,
+                "picture": encode_thumbnail(_marked(pictures, image, self.mask(image)), _PICTURE_BYTES, _PICTURE_SIDE),
                 "issues": n_issues,
                 "score": score,
                 "classes": ", ".join(map(str, classes)),

@@ -12,7 +12,7 @@ import draws
 import labelsieve
 from labelsieve import InvalidInputError
 from labelsieve.cli.app import run
-from labelsieve.results.report import open_texts
+from labelsieve.results.report import RowTexts
 from labelsieve.results.result import open_ids, read_class_names
 from labelsieve.sources.names import escape_formula, read_lines, unescape_formula
 
@@ -137,10 +137,10 @@ def test_lines_end_with_a_line_feed_and_nothing_else(tmp_path):
     lines = ["a\rb", "c\x0bd\u2028e", "", "f\r"]
     assert read_lines(path) == lines
     assert open_ids(path, 4).part(0, 0, np.arange(4)).tolist() == lines
-    assert open_texts(path, 4, np.arange(4)).part(0, 4) == lines
+    assert RowTexts(path, 4, np.arange(4)).part(0, 4) == lines
     path.write_bytes("a\ncaf\xe9\n".encode("latin-1"))
     with pytest.raises(InvalidInputError, match=r"texts: .*names\.txt is not readable: 'utf-8'"):
-        open_texts(path, 2, np.array([0]))
+        RowTexts(path, 2, np.array([0]))
     path.write_bytes(b"a\rb\nc\n")
     assert read_class_names(path) == ["a\rb", "c"]
     path.write_bytes(b"")
