@@ -44,12 +44,12 @@ from labelsieve.results import store
 from labelsieve.results.label_issues import GroupedIssues, LabelIssues, load, load_rows
 from labelsieve.results.result import read_class_names
 from labelsieve.results.store import check_ending, check_output, check_writable, replacing
-from labelsieve.review.audit import Audit, check_new_table, estimate
 from labelsieve.storage.folder import LocalFolder
 from labelsieve.storage.remote import check_place, without_query
 
 if TYPE_CHECKING:
     from labelsieve.find import Task
+    from labelsieve.review.audit import Audit
 
 
 @click.command(cls=RunCommand, epilog=EXIT_CODES)
@@ -515,6 +515,8 @@ def draw(
     """
     began = time.perf_counter()
     if table is not None:
+        from labelsieve.review.audit import check_new_table
+
         check_new_table(table)
     drawn = load_rows(result).audit(budget, seed, labels=labels)
     drawn.save(output)
@@ -570,6 +572,8 @@ def print_estimate(
     Example: labelsieve estimate audit.json decisions.csv --cuts 500 --cuts 1000
     """
     began = time.perf_counter()
+    from labelsieve.review.audit import estimate
+
     found = estimate(_audit_at(audit), list(decisions), conflicts=conflicts, cuts=cuts or None)
     more = None if width is None else found.rows_for_width(width)
     if json:
@@ -610,6 +614,8 @@ def report(
     if (audit is None) != (not decisions):
         raise click.UsageError("--audit and --decisions belong together")
     found = load(result)
+    from labelsieve.review.audit import Audit, estimate
+
     if isinstance(found, Audit):
         raise InvalidInputError(f"{result} is an audit: a report is about a result: give it with --audit")
     if audit is None:
@@ -642,6 +648,8 @@ def _n_shown(found: LabelIssues, top: int | None, shown: Mapping[str, Any]) -> i
 def _audit_at(path: str) -> Audit:
     """Open a saved audit."""
     found = load(path)
+    from labelsieve.review.audit import Audit
+
     if not isinstance(found, Audit):
         raise InvalidInputError(f"{path} is not an audit")
     return found
