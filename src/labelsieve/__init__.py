@@ -58,8 +58,7 @@ if TYPE_CHECKING:
         UnwritableError,
         WorkdirError,
     )
-    from labelsieve.find import find_label_issues, plan_label_issues
-    from labelsieve.job.ensemble_scores import get_label_quality_ensemble_scores
+    from labelsieve.find import find_label_issues, get_label_quality_ensemble_scores, plan_label_issues
     from labelsieve.job.plan import Plan
     from labelsieve.job.table import RowSummaries
     from labelsieve.label_issues_batched import LabelInspector, find_label_issues_batched, split_arr
@@ -156,7 +155,7 @@ _MODULES = {
     "compare": "review.compare",
     "estimate": "review.audit",
     "find_label_issues": "find",
-    "get_label_quality_ensemble_scores": "job.ensemble_scores",
+    "get_label_quality_ensemble_scores": "find",
     "find_label_issues_batched": "label_issues_batched",
     "load": "results.label_issues",
     "plan_label_issues": "find",

@@ -27,9 +27,9 @@ from labelsieve.confident_learning.thresholds import (
 )
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.execution.cluster import active_client
-from labelsieve.job import fork_pool
-from labelsieve.job.fork_pool import resolve_n_jobs
+from labelsieve.job import passes
 from labelsieve.job.inputs import map_partitions, open_inputs
+from labelsieve.job.passes import resolve_n_jobs
 from labelsieve.job.scan import class_sums
 from labelsieve.job.whole_rows import InspectedRows, combine_counts, inspect, num_issues
 from labelsieve.job.workdir import check_versions, note_versions
@@ -292,9 +292,9 @@ class LabelInspector:
         pair = opened_labels, opened_probs
         note_versions(pair, attempts)
         inputs = retry(attempts, partial(open_inputs, *pair, n_jobs=self.n_jobs))
-        forks = fork_pool.can_fork(inputs, self.n_jobs, is_cluster=active_client() is not None)
+        forks = passes.can_fork(inputs, self.n_jobs, is_cluster=active_client() is not None)
         if forks and inputs.grid.n_partitions > 1:
-            parts = fork_pool.map_in_forks(inputs, function, self.n_jobs, shared)
+            parts = passes.map_in_forks(inputs, function, self.n_jobs, shared)
         else:
             parts = map_partitions(inputs, partial(function, **shared))
         check_versions(pair, attempts)

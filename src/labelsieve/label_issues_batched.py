@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError
 from labelsieve.inspector import LabelInspector
-from labelsieve.job import fork_pool
-from labelsieve.job.fork_pool import split_arr
+from labelsieve.job import passes
 from labelsieve.job.job import Job
+from labelsieve.job.passes import split_arr
 from labelsieve.options import Auto, JobSettings, batched_choices, explain_keywords
 
 __all__ = ["LabelInspector", "find_label_issues_batched", "split_arr"]
@@ -28,8 +28,8 @@ _IN_MEMORY_ARGUMENTS: Final = dict.fromkeys(
 
 
 def __getattr__(name: str) -> Any:
-    if name in fork_pool.SHARED_NAMES:
-        return getattr(fork_pool, name)
+    if name in passes.SHARED_NAMES:
+        return getattr(passes, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -325,10 +325,6 @@ def _count(at_least: int = 0) -> Callable[[str, Any], int]:
     return partial(check_whole_number, at_least=at_least)
 
 
-def _n_jobs(name: str, value: object) -> int | None:
-    return None if value is None else check_whole_number(name, value, 1, otherwise="None or ")
-
-
 def _number_or(word: str, value: Any) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         if text != word and (not text.isdecimal() or int(text) < 1):
@@ -436,9 +432,8 @@ class JobSettings:
         1,
         "Forked processes for .npy files on Linux; 1: threads.",
         _CLUSTER,
-        _n_jobs,
-        "CORES|N",
-        _number_or("cores", None),
+        metavar="CORES|N",  # `resolve_n_jobs` checks it
+        parse=_number_or("cores", None),
     )
 
     def __init__(self, **given: Any) -> None:

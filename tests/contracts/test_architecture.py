@@ -157,7 +157,7 @@ def test_imports_run_one_way():
 
 def test_what_follows_a_result_is_imported_in_one_place():
     # `LabelIssues.review` and its like import it by name, when they are called; the core does not know it. `find` so
-    # imports tasks.
+    # imports the tasks.
     named = [module for module in MODULES if "import_module(" in MODULES[module].read_text(encoding="utf-8")]
     assert {part_of(module) for module in named} <= {"", "find", "results", "cleanlab", "cli"}
     assert {name for name in named if part_of(name) == "results"} == {"labelsieve.results.label_issues"}

@@ -23,7 +23,7 @@ from draws import assert_same_bits, draw, find
 from labelsieve import count
 from labelsieve.errors import ChangedDataError, InvalidInputError, LabelsieveWarning, UnreadableDataError
 from labelsieve.execution.cluster import ClusterExecutor
-from labelsieve.job import fork_pool
+from labelsieve.job import passes
 from labelsieve.job.passes import Passes
 from labelsieve.sources import npy
 from labelsieve.sources import objects as object_store
@@ -235,8 +235,8 @@ def test_a_memmap_whose_file_was_cut_off_is_an_error(tmp_path):
     for settings in ({}, {"n_jobs": 2}):
         with pytest.raises(UnreadableDataError, match=r"probs\.npy ended before byte .*: was it cut while in use\?"):
             find(LABELS, mapped, **settings)
-    assert fork_pool.labels_shared is None
-    assert fork_pool.pred_probs_shared is None
+    assert passes.labels_shared is None
+    assert passes.pred_probs_shared is None
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ import labelsieve
 from draws import assert_same_array, assert_same_bits, draw, find
 from labelsieve import ForkedWorkerError, LabelInspector, LabelsieveWarning, TaskFailedError, label_issues_batched
 from labelsieve.execution import fork
-from labelsieve.job import fork_pool, scan
+from labelsieve.job import passes, scan
 from labelsieve.job.inputs import open_inputs
 from processes import PATIENCE_S, run_python
 
@@ -161,7 +161,7 @@ def inputs():
 
 
 def test_partitions_are_worked_on_in_other_processes_and_come_back_in_order(inputs):
-    results = fork_pool.map_in_forks(inputs, process_of, 2)
+    results = passes.map_in_forks(inputs, process_of, 2)
     pids = {pid for pid, _ in results}
     assert os.getpid() not in pids
     assert 1 <= len(pids) <= 2
@@ -172,7 +172,7 @@ def test_partitions_are_worked_on_in_other_processes_and_come_back_in_order(inpu
 def test_children_read_the_shared_arrays_and_nobody_after(inputs):
     assert shared() == [None, None, None]
     thresholds = np.linspace(0.1, 0.6, 6)
-    results = fork_pool.map_in_forks(inputs, shared_in_child, 2, {"adj_thresholds": thresholds})
+    results = passes.map_in_forks(inputs, shared_in_child, 2, {"adj_thresholds": thresholds})
     for index, (pid, adj_thresholds, shapes, first) in enumerate(results):
         assert pid != os.getpid()
         assert_same_array(adj_thresholds, thresholds)
@@ -183,9 +183,7 @@ def test_children_read_the_shared_arrays_and_nobody_after(inputs):
 
 def test_the_shared_arrays_are_set_in_the_parent_while_the_pool_runs(inputs):
     seen = []
-    fork_pool.map_in_forks(
-        inputs, process_of, 2, advance=lambda _: seen.append([array is not None for array in shared()])
-    )
+    passes.map_in_forks(inputs, process_of, 2, advance=lambda _: seen.append([array is not None for array in shared()]))
     assert seen
     assert all(flags == [False, True, True] for flags in seen), "thresholds are shared for counting only"
     assert shared() == [None, None, None]
@@ -242,7 +240,7 @@ def no_child_left():
 def test_a_killed_child_is_an_error_and_not_a_hang(inputs):
     killed = r"forked process \d+ was killed by SIGKILL while it worked on rows [\d,]+\.\.[\d,]+; out of memory\?"
     with pytest.raises(ForkedWorkerError, match=killed) as error:
-        fork_pool.map_in_forks(inputs, kill_itself, 2)
+        passes.map_in_forks(inputs, kill_itself, 2)
     assert isinstance(error.value, RuntimeError)
     # And the next run is as good as ever.
     assert_same_bits(find(LABELS, PROBS, n_jobs=2, batch_size=50), find(LABELS, PROBS))
@@ -251,7 +249,7 @@ def test_a_killed_child_is_an_error_and_not_a_hang(inputs):
 @pytest.mark.usefixtures("no_child_left")
 def test_a_child_that_ends_by_itself_is_an_error(inputs):
     with pytest.raises(ForkedWorkerError, match=r"forked process \d+ ended with exit code 7 while it worked on rows"):
-        fork_pool.map_in_forks(inputs, leave, 2)
+        passes.map_in_forks(inputs, leave, 2)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
@@ -268,7 +266,7 @@ def test_a_child_that_is_killed_while_it_writes_its_result_is_an_error(inputs, m
 
     monkeypatch.setattr(fork, "_write", torn)
     with pytest.raises(ForkedWorkerError, match=r"was killed by SIGKILL while it worked on rows"):
-        fork_pool.map_in_forks(inputs, large, 2)
+        passes.map_in_forks(inputs, large, 2)
 
 
 @pytest.mark.usefixtures("no_child_left")
@@ -283,7 +281,7 @@ def test_a_killed_child_is_found_though_another_process_holds_its_pipe(inputs, m
     monkeypatch.setattr(fork, "_pipe", held_pipe)
     try:
         with pytest.raises(ForkedWorkerError, match="was killed by SIGKILL while it worked on rows"):
-            fork_pool.map_in_forks(inputs, kill_itself, 2)
+            passes.map_in_forks(inputs, kill_itself, 2)
     finally:
         for descriptor in held:
             os.close(descriptor)
@@ -291,7 +289,7 @@ def test_a_killed_child_is_found_though_another_process_holds_its_pipe(inputs, m
 
 @pytest.mark.usefixtures("no_child_left")
 def test_large_results_come_back_whole_and_writable(inputs):
-    results = fork_pool.map_in_forks(inputs, large, 3)
+    results = passes.map_in_forks(inputs, large, 3)
     for index, (numbers, none, columns) in enumerate(results):
         assert_same_array(numbers, np.arange(50 * index, 50 * index + 300_000))
         assert none.shape == (0, 3)
@@ -311,7 +309,7 @@ def test_a_process_that_cannot_be_forked_is_an_error_and_the_others_end(inputs, 
 
     monkeypatch.setattr(os, "fork", fork_once)
     with pytest.raises(ForkedWorkerError, match=r"process 2 could not be forked: .*temporarily unavailable"):
-        fork_pool.map_in_forks(inputs, pause, 2)
+        passes.map_in_forks(inputs, pause, 2)
 
 
 def test_a_child_that_is_killed_as_it_takes_an_item_is_an_error_even_where_its_end_is_not_reported(monkeypatch):
@@ -346,20 +344,20 @@ def test_ctrl_c_while_processes_are_forked_loses_none(inputs, monkeypatch):
     monkeypatch.setattr(os, "fork", interrupted)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        fork_pool.map_in_forks(inputs, pause, 2)
+        passes.map_in_forks(inputs, pause, 2)
     assert signal.getsignal(signal.SIGINT) is handler
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
 
 def test_children_leave_ctrl_c_to_the_parent(inputs):
-    assert len(fork_pool.map_in_forks(inputs, interrupt_itself, 2)) == 20
+    assert len(passes.map_in_forks(inputs, interrupt_itself, 2)) == 20
 
 
 @pytest.mark.usefixtures("no_child_left")
 def test_an_error_in_a_child_is_raised_here(inputs):
     named = r"partition \d+ \(rows (\d+)\.\.\d+\) of an array in memory: KeyError: \1"
     with pytest.raises(TaskFailedError, match=named) as error:
-        fork_pool.map_in_forks(inputs, fail, 2)
+        passes.map_in_forks(inputs, fail, 2)
     [note] = error.value.__notes__
     assert "in fail\n    raise KeyError(partition.start)" in note, "where it was raised"
 
@@ -376,7 +374,7 @@ class Unpicklable:
 @pytest.mark.usefixtures("no_child_left")
 def test_whatever_goes_wrong_in_a_child_is_an_error_here(inputs, work, match):
     with pytest.raises(TaskFailedError, match=match):
-        fork_pool.map_in_forks(inputs, work, 2)
+        passes.map_in_forks(inputs, work, 2)
 
 
 def test_pools_of_several_threads_take_turns():
@@ -601,7 +599,7 @@ def interrupt_parent(partition, **_):
 def test_an_error_or_ctrl_c_ends_the_other_processes_at_once(work, error):
     inputs = open_inputs(LABELS, PROBS, batch_size=10, partition_batches=1, n_jobs=2)
     with pytest.raises(error):
-        fork_pool.map_in_forks(inputs, work, 2)  # its children never end by themselves
+        passes.map_in_forks(inputs, work, 2)  # its children never end by themselves
 
 
 @pytest.mark.parametrize("n_rows", [2, 7, 100])
@@ -624,7 +622,7 @@ ORPHANS = """
 import signal
 import time
 import numpy as np, psutil
-from labelsieve.job import fork_pool
+from labelsieve.job import passes
 from labelsieve.job.inputs import open_inputs
 
 def work(partition):
@@ -636,7 +634,7 @@ def work(partition):
     signal.pause()
 
 labels, probs = np.zeros(4, int), np.full((4, 2), 0.5)
-fork_pool.map_in_forks(open_inputs(labels, probs, batch_size=1, partition_batches=1, n_jobs=2), work, 2)
+passes.map_in_forks(open_inputs(labels, probs, batch_size=1, partition_batches=1, n_jobs=2), work, 2)
 """
 
 
@@ -663,7 +661,7 @@ def test_a_failing_pool_leaves_other_children_alone(inputs):
 
     try:
         with pytest.raises(ValueError, match="stop here"):
-            fork_pool.map_in_forks(inputs, process_of, 2, advance=advance)
+            passes.map_in_forks(inputs, process_of, 2, advance=advance)
         assert other.is_alive()
     finally:
         other.kill()

@@ -26,12 +26,12 @@ from labelsieve.results.store import COLUMNS
 # until it is among those that may end. A batch is a partition, which the command makes far larger.
 # The few rows that a resume reads again as a check are not logged (`test_spot_check` counts those).
 _HELD = """
-import fcntl, os, pathlib, threading, time
+import contextlib, fcntl, os, pathlib, threading, time
 from labelsieve.job import grid, inputs, partition, workdir
 
 grid.PARTITIONS_A_THREAD = inputs.REMOTE_PARTITIONS_A_THREAD = 1_000_000
 
-read = partition._BatchReader._read
+reader = partition.Partition._reader
 
 checking, compare = threading.local(), workdir.compare
 
@@ -48,20 +48,27 @@ deadly = int(os.environ.get("LABELSIEVE_TEST_DEADLY_ROW", -1))
 
 limit = pathlib.Path(os.environ["LABELSIEVE_TEST_LIMIT"])
 
-def held(feed, start, stop):
-    if feed._source.ndim == 2 and not getattr(checking, "now", False):
-        if start <= deadly < stop:
-            os._exit(137)
-        with open(os.environ["LABELSIEVE_TEST_LOG"], "a+") as log:
-            fcntl.flock(log, fcntl.LOCK_EX)
-            log.seek(0)
-            n_before = len(log.readlines())
-            log.write(f"{os.getpid()} {start} {stop}\\n")
-        while n_before >= int(limit.read_text()):
-            time.sleep(0.02)
-    return read(feed, start, stop)
+@contextlib.contextmanager
+def held(self, rows, *shape, raw=False):
+    stops = dict(self._batches)
 
-partition._BatchReader._read = held
+    def reading(start, stop):
+        if len(shape) == 2 and start in stops and not getattr(checking, "now", False):
+            if start <= deadly < stops[start]:
+                os._exit(137)
+            with open(os.environ["LABELSIEVE_TEST_LOG"], "a+") as log:
+                fcntl.flock(log, fcntl.LOCK_EX)
+                log.seek(0)
+                n_before = len(log.readlines())
+                log.write(f"{os.getpid()} {start} {stops[start]}\\n")
+            while n_before >= int(limit.read_text()):
+                time.sleep(0.02)
+        return read(start, stop)
+
+    with reader(self, rows, *shape, raw=raw) as read:
+        yield reading
+
+partition.Partition._reader = held
 
 if "LABELSIEVE_TEST_DEADLY_CHECK" in os.environ:
     from labelsieve.execution import cluster

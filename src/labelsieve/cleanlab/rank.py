@@ -16,7 +16,7 @@ import numpy.typing as npt
 from labelsieve.cleanlab.filter import COMMON, AssertedInputError, flat_labels
 from labelsieve.confident_learning.thresholds import Float64s, Floats, Int64s
 from labelsieve.errors import InvalidInputError
-from labelsieve.job.ensemble_scores import LOG_LOSS_SEARCH_T_VALUES, Weighting, ensemble_scores
+from labelsieve.find import LOG_LOSS_SEARCH_T_VALUES, Weighting, ensemble_scores
 from labelsieve.job.job import Job
 from labelsieve.options import JobSettings, Method
 

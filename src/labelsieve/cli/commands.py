@@ -46,12 +46,12 @@ from labelsieve.results import store
 from labelsieve.results.label_issues import GroupedIssues, LabelIssues, load, load_rows
 from labelsieve.results.result import read_class_names
 from labelsieve.results.store import check_ending, check_output, check_writable, replacing
-from labelsieve.review.audit import Audit, check_new_table, estimate
 from labelsieve.storage.folder import LocalFolder
 from labelsieve.storage.remote import check_place, without_query
 
 if TYPE_CHECKING:
     from labelsieve.find import Task
+    from labelsieve.review.audit import Audit
 
 
 @click.command(cls=RunCommand, epilog=EXIT_CODES)
@@ -513,6 +513,8 @@ def draw(
     Example: labelsieve audit issues.zarr --budget 200 -o audit.json
     """
     if table is not None:
+        from labelsieve.review.audit import check_new_table
+
         check_new_table(table)
     drawn = load_rows(result).audit(budget, seed, labels=labels)
     drawn.save(output)
@@ -557,6 +559,8 @@ def print_estimate(
 
     Example: labelsieve estimate audit.json decisions.csv --cuts 500 --cuts 1000
     """
+    from labelsieve.review.audit import estimate
+
     found = estimate(_audit_at(audit), list(decisions), conflicts=conflicts, cuts=cuts or None)
     more, text = None, estimate_text(found, top, of_rows=bool(cuts))
     if width is not None:
@@ -595,6 +599,8 @@ def report(
     if (audit is None) != (not decisions):
         raise click.UsageError("--audit and --decisions belong together")
     found = load(result)
+    from labelsieve.review.audit import Audit, estimate
+
     if isinstance(found, Audit):
         raise InvalidInputError(f"{result} is an audit: a report is about a result: give it with --audit")
     shown: dict[str, Any] = {"top": rows, "images": images, "texts": texts, "before": before}
@@ -624,6 +630,8 @@ def _n_shown(found: LabelIssues, top: int | None, shown: Mapping[str, Any]) -> i
 
 
 def _audit_at(path: str) -> Audit:
+    from labelsieve.review.audit import Audit
+
     return _saved(path, Audit, "an audit")
 
 

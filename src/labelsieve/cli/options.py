@@ -16,7 +16,16 @@ import click
 
 from labelsieve import __version__
 from labelsieve.errors import InvalidInputError
-from labelsieve.options import OPTIONS, TASKS, Option, check_one_of, check_seconds, check_share, check_whole_number
+from labelsieve.options import (
+    OPTIONS,
+    TASKS,
+    JobSettings,
+    Option,
+    check_one_of,
+    check_seconds,
+    check_share,
+    check_whole_number,
+)
 
 EXIT_CODES: Final = """\b
 Exit codes:
@@ -218,12 +227,11 @@ class RunCommand(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write which filter to use when, and the epilog; filters with the same advice are in the same line."""
-        from labelsieve.confident_learning.filters import FILTERS, default_rule
-        from labelsieve.confident_learning.scores import Settings
+        from labelsieve.confident_learning.filters import FILTERS, chosen_filter
 
         names: dict[str, list[str]] = {}
         for name, kind in FILTERS.items():
-            passes = _PASSES[kind(Settings(filter_by=name, rule=default_rule(name))).n_reads]
+            passes = _PASSES[chosen_filter(JobSettings(filter_by=name)).n_reads]
             names.setdefault(f"{kind.advice} {passes}", []).append(name or "none given")
         with formatter.section("Which filter (precision and recall on 200,000 rows, 50 classes, 4% wrong labels)"):
             formatter.write_dl([(", ".join(filters), advice) for advice, filters in names.items()])

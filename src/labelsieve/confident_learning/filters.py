@@ -63,7 +63,7 @@ from labelsieve.confident_learning.thresholds import (
     sparse_sums_combine,
 )
 from labelsieve.errors import InvalidInputError, warn
-from labelsieve.options import FilterName, JobSettings, Rule, check_one_of
+from labelsieve.options import FilterName, JobSettings, check_one_of
 
 _EXACT_ADVICE: Final = "The exact rule: few false alarms, unless classes are rare."
 
@@ -164,6 +164,12 @@ class Filter(abc.ABC):
         Whether the filter compares rows within pairs of classes, which takes another read, and memory for candidates.
     advice : str
         When to use the filter, for the help of the command line; with precision and recall where README gives them.
+    unused : list of str
+        Names of the settings that were changed but have no effect with this filter.
+    n_reads : int
+        Number of times that `pred_probs` is read.
+    counts_summaries : bool
+        Whether the table has to be counted before rows are selected.
     """
 
     settings: Settings
@@ -179,23 +185,29 @@ class Filter(abc.ABC):
     cuts_classes: ClassVar[bool] = False
     reads_pairs: ClassVar[bool] = False
     advice: ClassVar[str]
+    unused: ClassVar[list[str]]
+    n_reads: ClassVar[int]
+    counts_summaries: ClassVar[bool]
 
     def __post_init__(self) -> None:
         if self.exact_rule and not self.settings.counts_joint:
             raise InvalidInputError(f"filter_by={self.name!r} counts by rule='confident_joint' only")
-        if self.unused and (self.name is None or self.settings.num_to_remove_per_class is not None):
+        settings, unused = self.settings, list[str]()
+        if not self.prunes:
+            unused += ["frac_noise"] * (settings.frac_noise != 1)
+            unused += ["num_to_remove_per_class"] * (settings.num_to_remove_per_class is not None)
+            unused += ["min_examples_per_class"] * (settings.min_examples_per_class != 1)
+        if unused and (self.name is None or settings.num_to_remove_per_class is not None):
             pruning = ", ".join(str(name) for name, kind in FILTERS.items() if kind.prunes)
             raise InvalidInputError(
-                f"filter_by={self.name!r} does not use {' and '.join(self.unused)}; filter_by={pruning} do"
+                f"filter_by={self.name!r} does not use {' and '.join(unused)}; filter_by={pruning} do"
             )
         if self.in_groups:  # rows compete within their group, by their summaries alone
             by_group = {"cuts_classes": self.cuts_scores or self.prunes, "cuts_scores": False, "reads_pairs": False}
             vars(self).update(by_group, needs_off_diagonal=self.needs_off_diagonal or self.cuts_scores)
-
-    @property
-    def unused(self) -> list[str]:
-        """Names of the settings that were changed but have no effect with this filter."""
-        return [] if self.prunes else self.settings.pruning_choices
+        counts = self.cuts_scores or self.counts_rows or not (settings.counts_joint and settings.plain_self_confidence)
+        n_reads = 1 + settings.rescans + self.reads_pairs
+        vars(self).update(unused=unused, n_reads=n_reads, counts_summaries=counts)
 
     @property
     def described(self) -> list[str]:
@@ -208,17 +220,6 @@ class Filter(abc.ABC):
             words.append(f"frac_noise={settings.frac_noise:g}")
             words.append(f"min_examples_per_class={settings.min_examples_per_class}")
         return words + ["num_to_remove_per_class"] * (settings.num_to_remove_per_class is not None)
-
-    @property
-    def n_reads(self) -> int:
-        """Number of times that `pred_probs` is read."""
-        return 1 + self.settings.rescans + self.reads_pairs
-
-    @property
-    def counts_summaries(self) -> bool:
-        """Whether the table has to be counted before rows are selected."""
-        settings = self.settings
-        return not settings.counts_joint or self.cuts_scores or self.counts_rows or not settings.plain_self_confidence
 
     def check_classes(self, n_classes: int) -> None:
         """Raise if settings do not fit `n_classes` classes; warn if some have no effect."""
@@ -500,9 +501,9 @@ def filter_of(settings: Settings) -> Filter:
     Raises
     ------
     InvalidInputError
-        For an unknown name, and for settings that cannot be combined.
+        For settings that cannot be combined.
     """
-    return _kind(settings.filter_by)(settings)
+    return FILTERS[settings.filter_by](settings)
 
 
 def chosen_filter(options: JobSettings) -> Filter:
@@ -511,9 +512,12 @@ def chosen_filter(options: JobSettings) -> Filter:
     Raises
     ------
     InvalidInputError
-        As `filter_of`.
+        For an unknown name, and for settings that cannot be combined.
     """
     method, filter_by, rule = options.method, options.filter_by, options.rule
+    if filter_by is not None:
+        check_one_of("filter_by", filter_by, tuple(name for name in FILTERS if name is not None))
+    kind = FILTERS[filter_by]
     if options.rank_by is not None:
         if filter_by is None:
             raise InvalidInputError(
@@ -524,29 +528,18 @@ def chosen_filter(options: JobSettings) -> Filter:
                 f"rank_by={options.rank_by!r} and method={method!r} are two scores to rank by: give one"
             )
         method = options.rank_by
-    return filter_of(
+    return kind(
         Settings(
             method,
             options.adjust_pred_probs,
             options.estimation_method,
-            default_rule(filter_by) if rule is None else rule,
+            rule or ("confident_joint" if kind.exact_rule else "predicted_class"),
             filter_by,
             options.frac_noise,
             options.num_to_remove_per_class,  # type: ignore[arg-type]  # a tuple, once it is checked
             options.min_examples_per_class,
         )
     )
-
-
-def default_rule(filter_by: FilterName | None) -> Rule:
-    """Return the rule that a filter counts by if the user gives none."""
-    return "confident_joint" if _kind(filter_by).exact_rule else "predicted_class"
-
-
-def _kind(filter_by: FilterName | None) -> type[Filter]:
-    if filter_by is not None:
-        check_one_of("filter_by", filter_by, tuple(name for name in FILTERS if name is not None))
-    return FILTERS[filter_by]
 
 
 # Histograms of one chunk that are kept before they are added up.

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -206,6 +206,21 @@ class Settings:
     min_examples_per_class : int
         Number of rows of each class that the pruning filters leave.
 
+    Attributes
+    ----------
+    calibrated : bool
+        Whether the number of issues is calibrated by the class counts.
+    counts_joint : bool
+        Whether rows are counted by the confident joint, which needs a second read.
+    scores_need_rescan : bool
+        Whether scores need both the thresholds and whole rows, and therefore a second read.
+    rescans : bool
+        Whether `pred_probs` is read a second time, after the thresholds are computed.
+    plain_margin : bool
+        Whether the score is the normalized margin of probabilities that are not adjusted.
+    plain_self_confidence : bool
+        Whether the score is the probability of the label itself, in the dtype of `pred_probs`.
+
     Raises
     ------
     InvalidInputError
@@ -221,12 +236,20 @@ class Settings:
     num_to_remove_per_class: tuple[int, ...] | None = None
     min_examples_per_class: int = 1
 
+    # They follow from the fields, of which alone a saved result and the name of a record are made.
+    calibrated: ClassVar[bool]
+    counts_joint: ClassVar[bool]
+    scores_need_rescan: ClassVar[bool]
+    rescans: ClassVar[bool]
+    plain_margin: ClassVar[bool]
+    plain_self_confidence: ClassVar[bool]
+
     def __post_init__(self) -> None:
         check_one_of("method", self.method, tuple(SCORES))
         check_one_of("estimation_method", self.estimation_method, ESTIMATION_METHODS)
         check_one_of("rule", self.rule, RULES)
         check_flag("adjust_pred_probs", self.adjust_pred_probs)
-        if self.adjust_pred_probs and not self.score.adjusted:
+        if self.adjust_pred_probs and not SCORES[self.method].adjusted:
             raise InvalidInputError(f"adjust_pred_probs is not defined for {self.method}")
         object.__setattr__(self, "frac_noise", check_share("frac_noise", self.frac_noise))
         least = check_whole_number("min_examples_per_class", self.min_examples_per_class, 0)
@@ -234,50 +257,15 @@ class Settings:
         if self.num_to_remove_per_class is not None:
             object.__setattr__(self, "num_to_remove_per_class", _numbers_to_remove(self.num_to_remove_per_class))
 
-    @property
-    def pruning_choices(self) -> list[str]:
-        """Names of the settings of the pruning filters that differ from their defaults."""
-        changed = {
-            "frac_noise": self.frac_noise != 1,
-            "num_to_remove_per_class": self.num_to_remove_per_class is not None,
-            "min_examples_per_class": self.min_examples_per_class != 1,
-        }
-        return [name for name, differs in changed.items() if differs]
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether the number of issues is calibrated by the class counts."""
-        return self.estimation_method == "off_diagonal_calibrated"
-
-    @property
-    def score(self) -> Score:
-        """How rows are scored."""
-        return SCORES[self.method]
-
-    @property
-    def scores_need_rescan(self) -> bool:
-        """Whether scores need both the thresholds and whole rows, and therefore a second read."""
-        return self.adjust_pred_probs and self.score.reads_again
-
-    @property
-    def counts_joint(self) -> bool:
-        """Whether rows are counted by the confident joint, which needs a second read too."""
-        return self.rule == "confident_joint"
-
-    @property
-    def rescans(self) -> bool:
-        """Whether `pred_probs` is read a second time, after the thresholds are computed."""
-        return self.counts_joint or self.scores_need_rescan
-
-    @property
-    def plain_margin(self) -> bool:
-        """Whether the score is the normalized margin of probabilities that are not adjusted."""
-        return self.method == "normalized_margin" and not self.adjust_pred_probs
-
-    @property
-    def plain_self_confidence(self) -> bool:
-        """Whether the score is the probability of the label itself, in the dtype of `pred_probs`."""
-        return self.score.kernel is None and not self.adjust_pred_probs
+        adjusted, score, counts_joint = self.adjust_pred_probs, SCORES[self.method], self.rule == "confident_joint"
+        vars(self).update(
+            calibrated=self.estimation_method == "off_diagonal_calibrated",
+            counts_joint=counts_joint,
+            scores_need_rescan=adjusted and score.reads_again,
+            rescans=counts_joint or (adjusted and score.reads_again),
+            plain_margin=self.method == "normalized_margin" and not adjusted,
+            plain_self_confidence=score.kernel is None and not adjusted,
+        )
 
 
 def _numbers_to_remove(values: Iterable[Any]) -> tuple[int, ...]:
@@ -299,7 +287,7 @@ def column_kernels(settings: Settings, thresholds: Float64s | None = None) -> di
     thresholds : (K,) float64, optional
         Confident thresholds, if they are known before the read. Without them, some scores need a second read.
     """
-    score = settings.score
+    score = SCORES[settings.method]
     if not settings.adjust_pred_probs or score.adjusted is None:
         return {} if score.kernel is None else {"score": score.kernel}
     if not score.reads_again:

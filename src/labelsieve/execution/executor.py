@@ -336,15 +336,11 @@ def free_bytes(proc: Path = Path("/proc/self/cgroup"), cgroups: Path = _CGROUPS)
     cgroups : Path
         Folder where control groups are mounted.
     """
-    return max(0, min([int(psutil.virtual_memory().available), *_group_bytes(proc, cgroups)]))
-
-
-def _group_bytes(proc: Path, cgroups: Path) -> Iterator[int]:
-    """Yield the bytes that are left in each control group of this process and in the parents of these groups."""
+    left = int(psutil.virtual_memory().available)
     try:
         lines = proc.read_text(encoding="utf-8").splitlines()
     except OSError:
-        return
+        return left
     for line in lines:
         _, controllers, inner = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
@@ -352,20 +348,14 @@ def _group_bytes(proc: Path, cgroups: Path) -> Iterator[int]:
         root, names = (cgroups / "memory", _V1) if controllers else (cgroups, _V2)
         # In a container this may be the path on the host, of which only the root is mounted.
         path = PurePosixPath(inner.lstrip("/"))
-        for folder in [path, *path.parents]:
-            left = _left(root / folder, *names)
-            if left is not None:
-                yield left
-
-
-def _left(folder: Path, limit: str, usage: str, droppable: str) -> int | None:
-    """Return the bytes that are left in a control group, or None if it has no limit or does not exist."""
-    try:
-        most, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit, usage))
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
-    except (OSError, ValueError):  # no such group, or "max"
-        return None
-    return most - used + int(stat.get(droppable, 0))
+        for folder in (root / parent for parent in [path, *path.parents]):
+            try:
+                most, used = (int((folder / name).read_text(encoding="ascii")) for name in names[:2])
+                stat = dict(one.split() for one in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+            except (OSError, ValueError):  # no such group, or "max"
+                continue
+            left = min(left, most - used + int(stat.get(names[2], 0)))
+    return max(0, left)
 
 
 def own_bytes() -> int:

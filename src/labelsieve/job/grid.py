@@ -352,8 +352,6 @@ class Need:
         Bytes of the summary of a row, and of its score in the result.
     thread : float
         Bytes that a thread takes while it reads.
-    streaming : int
-        Bytes that a thread takes for summaries in a workdir and for the result, in addition to reading.
     partials : int
         Bytes of the sums, histograms and pairs that a tree reduction holds, and of two copies of all pairs.
     n_reads : int
@@ -372,7 +370,6 @@ class Need:
     row: int = field(init=False)
     score: int = field(init=False)
     thread: float = field(init=False)
-    streaming: int = field(init=False)
     partials: int = field(init=False)
     n_reads: int = field(init=False)
 
@@ -394,9 +391,14 @@ class Need:
             row=row,
             score=score,
             thread=thread + (candidates + PAIR_PIECE_BYTES if rule.reads_pairs else 0),
-            streaming=3 * BLOCK_ROWS * row + run_rows(issues) * ISSUE_BYTES + 4 * result_rows(n_rows) * (score + 1),
             partials=min(n, 32 + n // 16) * each + 2 * pair_bytes(n_rows, n_classes) + candidates,
         )
+
+    @property
+    def streaming(self) -> int:
+        """Bytes that a thread takes for summaries in a workdir and for the result, in addition to reading."""
+        issues = run_rows(expected_issues(self.n_rows)) * ISSUE_BYTES
+        return 3 * BLOCK_ROWS * self.row + issues + 4 * result_rows(self.n_rows) * (self.score + 1)
 
     def summaries(self) -> int:
         """Return the bytes of all row summaries in memory, with the class sums of each partition."""

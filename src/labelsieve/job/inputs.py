@@ -10,11 +10,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Final, TypeGuard, overload
+from typing import TYPE_CHECKING, Any, Final, overload
 
 import numpy as np
 
-from labelsieve.confident_learning.filters import Filter
+from labelsieve.confident_learning.filters import Filter, filter_of
 from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.summarize import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.confident_learning.thresholds import class_dtype, label_dtype
@@ -300,6 +300,8 @@ _BATCH_SHARE: Final = 0.25
 # are so large that the wait does not matter.
 REMOTE_PARTITIONS_A_THREAD: Final = 2
 _REMOTE_BYTES: Final = 128_000_000
+# The filter for which grids are planned.
+_ONE_READ: Final = filter_of(Settings())
 # With more partitions for each thread than this, one more or less is no matter.
 _UNEVEN_ROUNDS: Final = 16
 
@@ -326,7 +328,7 @@ def plan_source_grid(
             min_batch_bytes=min_batch_bytes,
             remote=source.facts.prefetch_bytes > 0,
         )
-        need = Inputs(source, source, grid).need(Settings())
+        need = Inputs(source, source, grid).need(_ONE_READ.settings, _ONE_READ)
         smallest = grid.largest_batch <= (source.facts.row_chunk or 1)
         fits = need.in_process(executor.n_threads, stored=True, base=executor.base_bytes) <= executor.limit
         if batch_size != "auto" or source.facts.in_pieces or smallest or fits:
@@ -510,12 +512,11 @@ def check_output_of(settings: JobSettings, *inputs: Any) -> None:
         As `labelsieve.results.store.check_output`.
     """
     output = settings.output
-    if output is not None:
-        place = check_place("output", output) if isinstance(output, str | os.PathLike) else output
-        if not isinstance(place, str) or not place.endswith(".zarr"):
-            raise InvalidInputError(f"output must be a path or URL that ends in .zarr, not {output!r}")
-        given = (settings.data, settings.summaries, settings.ids, *inputs)
-        check_output(place, [place for one in given for place in given_places(one)])
+    place = check_place("output", output) if isinstance(output, str | os.PathLike) else output
+    if not isinstance(place, str) or not place.endswith(".zarr"):
+        raise InvalidInputError(f"output must be a path or URL that ends in .zarr, not {output!r}")
+    given = (settings.data, settings.summaries, settings.ids, *inputs)
+    check_output(place, [place for one in given for place in given_places(one)])
 
 
 def open_pair(
@@ -654,20 +655,18 @@ def on_grid(
             )
     if earlier is not None:
         planned = growing_grid(pred_probs, planned, earlier)
-    if not _reads_first(labels, planned, executor, pred_probs.shape[1]):
+    # Labels are read first if they are small, or if partitions would decode a chunk again.
+    small = labels.shape[0] * class_dtype(pred_probs.shape[1]).itemsize <= _READ_FIRST_BYTES
+    if not (
+        isinstance(labels, Source)
+        and _cuts(planned, labels)
+        and ((small and not executor.is_cluster) or _stored_rows(labels) > planned.largest_partition)
+    ):
         return Inputs(labels, pred_probs, planned, ignored=ignored)
     # The labels in the smallest dtype, and the stored chunk that is being decoded.
     held = labels.n_rows * label_dtype(pred_probs.shape[1], ignored).itemsize
     held += min(labels.facts.row_chunk or 0, labels.n_rows) * labels.dtype.itemsize
     return Inputs(labels, pred_probs, planned, held_bytes=held, labels_first=True, ignored=ignored)
-
-
-def _reads_first(labels: Opened, grid: Grid, executor: Executor, n_classes: int) -> TypeGuard[Source]:
-    """Return whether to read the labels first: if they are small, or if partitions would decode a chunk again."""
-    small = labels.shape[0] * class_dtype(n_classes).itemsize <= _READ_FIRST_BYTES and not executor.is_cluster
-    return (
-        isinstance(labels, Source) and _cuts(grid, labels) and (small or _stored_rows(labels) > grid.largest_partition)
-    )
 
 
 def _cuts(grid: Grid, labels: Source) -> bool:

@@ -37,11 +37,10 @@ from labelsieve.errors import (
 )
 from labelsieve.execution.cluster import choose_executor
 from labelsieve.execution.executor import LostDataError, free_bytes
-from labelsieve.job import fork_pool
 from labelsieve.job.grid import arrays_of, candidate_bytes, expected_issues, partitions_by_array
-from labelsieve.job.inputs import Inputs, check_output_of, on_grid, open_given, open_pair
+from labelsieve.job.inputs import Inputs, on_grid, open_given, open_pair
 from labelsieve.job.kept import Kept, digest
-from labelsieve.job.passes import Passes
+from labelsieve.job.passes import Passes, can_fork, resolve_n_jobs
 from labelsieve.job.plan import Fit, Plan, check_cluster, fit_in_memory, make_plan
 from labelsieve.job.whole_rows import member_accuracies
 from labelsieve.job.workdir import (
@@ -65,7 +64,6 @@ from labelsieve.sources.names import (
     FloatTable,
     NameTable,
     Table,
-    are_names,
     category_names,
     column_names,
     describe_unknown,
@@ -120,38 +118,6 @@ class LabelMapping:
     categories: tuple[str, ...] | None = None
     columns: tuple[str, ...] | None = None
     note: str = ""
-
-    @classmethod
-    def of(
-        cls,
-        values: Opened,
-        ignore_label: IgnoreLabel,
-        class_names: tuple[str, ...] | None,
-        labels: Any,
-        pred_probs: Any,
-    ) -> LabelMapping:
-        """Return the mapping, as far as names are known before labels are read.
-
-        Parameters
-        ----------
-        values : Source or dask.array.Array
-            ``(N,)`` labels as they were opened.
-        ignore_label : int, str, None or NOTHING
-            The label that says that a row has none.
-        class_names : tuple of str or None
-            The names that the user gave to all classes.
-        labels, pred_probs : object
-            The inputs before they were opened, which may name the classes.
-
-        Raises
-        ------
-        InvalidInputError
-            If labels are names, and several classes have the same one.
-        """
-        table: Table | None = None
-        if are_names(values):
-            table = FloatTable() if values.dtype.kind == "f" else _name_table(class_names or (), ignore_label)
-        return cls(values, ignore_label, table, class_names, category_names(labels), column_names(pred_probs))
 
     labels: Opened = field(init=False)
     ignored: int | None = field(init=False)
@@ -235,19 +201,6 @@ class Given:
     ids: IdParts | None
     n_weighing: int = 0
 
-    @property
-    def pair(self) -> tuple[Opened, Opened]:
-        """Labels, which are classes, and probabilities."""
-        return self.mapping.labels, self.pred_probs
-
-
-def _given_joint(joint: Any, rule: Filter) -> ConfidentCounts | None:
-    """Return the joint of the user that the filters that prune use in place of their own; None if there is none."""
-    if joint is not None and not rule.prunes:
-        raise InvalidInputError(f"filter_by={rule.name!r} does not use confident_joint")
-    is_counted = joint is None or isinstance(joint, ConfidentCounts)
-    return joint if is_counted else entries_of("confident_joint", joint).counts()
-
 
 class Job:
     """Finds label issues: from the inputs of the user to a published result.
@@ -279,11 +232,14 @@ class Job:
         self.checks = RowChecks.of(
             allow_zero_rows=settings.allow_zero_rows, allow_unnormalized_rows=settings.allow_unnormalized_rows
         )
-        self.given_joint = _given_joint(settings.confident_joint, self.rule)
-        self.n_jobs = fork_pool.resolve_n_jobs(settings.n_jobs, verbose=settings.progress is not False)
+        joint = settings.confident_joint
+        if joint is not None and not self.rule.prunes:
+            raise InvalidInputError(f"filter_by={self.rule.name!r} does not use confident_joint")
+        is_counted = joint is None or isinstance(joint, ConfidentCounts)
+        # The joint of the user that the filters that prune use in place of their own.
+        self.given_joint = joint if is_counted else entries_of("confident_joint", joint).counts()
+        self.n_jobs = resolve_n_jobs(settings.n_jobs, verbose=settings.progress is not False)
         self.output = None if settings.output is None else os.fspath(settings.output)
-        if self.output is not None:
-            check_output_of(settings, labels, pred_probs)
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries, refuse=False)
         self.given = self._open(labels, pred_probs, named=named)
 
@@ -299,16 +255,22 @@ class Job:
             attempts=self.attempts,
             from_logits=settings.from_logits,
             allow_zero_rows=settings.allow_zero_rows,
-            dtype=check_dtype(settings.dtype),
+            dtype=None if settings.dtype is None else check_dtype(settings.dtype),
             open_as=partial(open_label_values, ignore_label=settings.ignore_label) if named else open_labels,
         )
         rule = self.rule
         if isinstance(opened, Source):
-            opened, rule = opened.prepared_for(rule), opened.filter_for(rule)
+            opened, rule = opened.prepared_for(rule)
         n_rows, n_classes = opened.shape
-        names = check_class_names(settings.class_names, n_classes)
-        mapping = LabelMapping.of(values, settings.ignore_label, names, labels, pred_probs)
-        found_ids = open_ids(ids, n_rows, self.layout)
+        names = None if settings.class_names is None else check_class_names(settings.class_names, n_classes)
+        mapping = LabelMapping(values, settings.ignore_label, None, names)
+        if values.dtype.kind == "f":
+            mapping = replace(mapping, table=FloatTable())
+        elif values.dtype.kind not in "iu":
+            table = _name_table(names or (), settings.ignore_label)
+            stated = category_names(labels), column_names(pred_probs)
+            mapping = LabelMapping(values, settings.ignore_label, table, names, *stated)
+        found_ids = None if ids is None else open_ids(ids, n_rows, self.layout)
         rule.check_classes(n_classes)
         joint = self.given_joint
         if joint is not None and joint.n_classes != n_classes:
@@ -326,16 +288,16 @@ class Job:
 
     def plan(self) -> Plan:
         """Plan the run, and check its cluster. Only for weights of an ensemble in a workdir all data is read."""
-        workdir, facts, given = None, None, self.given
+        workdir, facts, given = None, dict[str, Any](), self.given
         if self.settings.workdir is not None:
             workdir, given = self._workdir(self.settings.workdir), self._weighed(given)
-            for opened in given.pair:
+            for opened in (given.mapping.labels, given.pred_probs):
                 if isinstance(opened, Source):
                     retry(self.attempts, opened.note_version)
             facts = facts_of_workdir(given, self.settings)
-        inputs = self._inputs(given, workdir, facts)
-        plan = make_plan(self._fit(given, inputs), inputs, given.rule, self.executor)
-        if workdir is not None and facts is not None:
+        inputs, fit = self._fit(given, workdir, facts)
+        plan = make_plan(fit, inputs, given.rule, self.executor)
+        if workdir is not None:
             parts = parts_of_workdir(given, workdir, facts, inputs)
             known, others = workdir.committed_rows(*parts, inputs.grid.partition_rows)
             row_bytes = inputs.n_bytes // inputs.grid.n_rows
@@ -358,8 +320,9 @@ class Job:
         """Prepare and take `steps`; start again if a worker was lost that held arrays of this process."""
         if self.executor.misfits:
             raise TaskFailedError(self.executor.misfits[0].sentence)
-        note_versions(self.given.pair, self.attempts, allow_zero_rows=self.settings.allow_zero_rows)
         given = self.given
+        pair = given.mapping.labels, given.pred_probs
+        note_versions(pair, self.attempts, allow_zero_rows=self.settings.allow_zero_rows)
         if given.mapping.needs_names:
             given = replace(given, mapping=retry(self.attempts, given.mapping.learned, given.pred_probs))
         if isinstance(given.pred_probs, EnsembleSource):
@@ -383,11 +346,10 @@ class Job:
 
     def _weighed(self, given: Given) -> Given:
         """Read the members of an ensemble that are weighted by their accuracy."""
-        labels, pred_probs = given.pair
+        mapping, pred_probs = given.mapping, given.pred_probs
         if not isinstance(pred_probs, EnsembleSource) or pred_probs.weights != "accuracy":
             return given
-        checks, ignored = self.checks, given.mapping.ignored
-        weights = member_accuracies(labels, pred_probs, self.executor, checks, ignored)
+        weights = member_accuracies(mapping.labels, pred_probs, self.executor, self.checks, mapping.ignored)
         return replace(given, pred_probs=pred_probs.with_weights(weights), n_weighing=1)
 
     def _workdir(self, place: str | os.PathLike[str], stack: ExitStack | None = None) -> Workdir:
@@ -398,13 +360,17 @@ class Job:
             return Workdir.peek(place, fresh=settings.fresh)
         return stack.enter_context(Workdir.open(place, fresh=settings.fresh, wait=settings.wait))
 
-    def _inputs(self, given: Given, workdir: Workdir | None, facts: Mapping[str, Any] | None) -> Inputs:
-        """Return the inputs on a grid, which keeps the partitions of an earlier run in the workdir."""
+    def _fit(self, given: Given, workdir: Workdir | None, facts: Mapping[str, Any]) -> tuple[Inputs, Fit]:
+        """Return the inputs on a grid, and how the run fits in memory; raise if it cannot.
+
+        The grid keeps the partitions of an earlier run in the workdir.
+        """
         earlier = None
-        if workdir is not None and facts is not None:
+        if workdir is not None:
             earlier = workdir.earlier_partitions(facts, [place for place, _ in arrays_of(given.pred_probs)])
-        return on_grid(
-            *given.pair,
+        inputs = on_grid(
+            given.mapping.labels,
+            given.pred_probs,
             batch_size=self.settings.batch_size,
             partition_batches=self.settings.partition_batches,
             n_jobs=self.n_jobs,
@@ -412,21 +378,17 @@ class Job:
             earlier=earlier,
             ignored=given.mapping.ignored,
         )
-
-    def _fit(self, given: Given, inputs: Inputs) -> Fit:
-        """Return how the run fits in memory, or raise if it cannot."""
-        stores = {"workdir": self.settings.workdir is not None, "output": self.output is not None}
-        return fit_in_memory(inputs, given.rule, self.executor, **stores, n_jobs=self.n_jobs)
+        stores = {"workdir": workdir is not None, "output": self.output is not None}
+        return inputs, fit_in_memory(inputs, given.rule, self.executor, **stores, n_jobs=self.n_jobs)
 
     def _begin(self, stack: ExitStack, given: Given) -> _Run:
         """Plan the run, lock its workdir and output, and check that all workers can reach what they need."""
         settings, executor = self.settings, self.executor
         workdir = None if settings.workdir is None else self._workdir(settings.workdir, stack)
         facts = {} if workdir is None else facts_of_workdir(given, settings)
-        inputs = self._inputs(given, workdir, facts)
+        inputs, fit = self._fit(given, workdir, facts)
         if executor.is_cluster:
             executor.check_reachable(inputs.reachability())
-        fit = self._fit(given, inputs)
         if inputs.labels_first:
             inputs = retry(self.attempts, inputs.read_labels)
         stage = None if self.output is None else stack.enter_context(staged(self.output, settings.wait))
@@ -446,7 +408,7 @@ class Job:
         if workdir is not None and records is not None:
             self._check_shared(records.folder)
             check_finished(inputs, given.rule.settings, executor, records, workdir.finished)
-        forks = self.n_jobs > 1 and fork_pool.can_fork(inputs, self.n_jobs, is_cluster=executor.is_cluster)
+        forks = self.n_jobs > 1 and can_fork(inputs, self.n_jobs, is_cluster=executor.is_cluster)
         finished = () if workdir is None else workdir.finished
         kept = Kept(executor, records, in_memory=not fit.stored, finished=finished)
         # A single partition is read in this process anyway.
@@ -525,7 +487,7 @@ class _Run(Passes):
             stage.clear()
             issues = found.table.write(found.selected, rule, stage.group, stage.work, self._run_room())
         else:
-            self._check_fits(found.selected.n_rows)
+            self._check_fits(found.selected.n_rows * ISSUE_BYTES, found.selected.n_rows)
             issues = found.table.sorted_issues(found.selected, rule)
         scores = found.counts.scores
         result = LabelIssues(
@@ -562,9 +524,10 @@ class _Run(Passes):
             are = "were recorded without one" if ignored is NOTHING else f"are {ignored!r}"
             raise InvalidInputError(f"no row has a label: all {self.inputs.grid.n_rows:,} {are}")
         mapping, findings = self.given.mapping, totals.findings
-        describe = None if mapping.table is None else partial(retry, self.job.attempts, mapping.describe_unknown)
-        findings = findings if layout is None else findings.placed(layout.in_words)
-        raise_or_warn(findings, self.inputs.n_classes, self.job.checks, counts, describe)
+        if findings:
+            describe = None if mapping.table is None else partial(retry, self.job.attempts, mapping.describe_unknown)
+            findings = findings if layout is None else findings.placed(layout.in_words)
+            raise_or_warn(findings, self.inputs.n_classes, self.job.checks, counts, describe)
 
     def check_fit(self, totals: ScanTotals, confident: ConfidentCounts) -> str:
         """Warn if labels and predictions do not seem to belong together; return the text of the warning, or ""."""
@@ -600,24 +563,21 @@ class _Run(Passes):
 
     def check_read(self) -> None:
         """Raise if an input has changed since the run began."""
-        check_versions(self.given.pair, self.job.attempts)
+        check_versions((self.given.mapping.labels, self.given.pred_probs), self.job.attempts)
 
-    def _check_fits(self, n_issues: int) -> None:
-        """Raise unless `n_issues` issues can be sorted in this process."""
-        room = self._room()
-        if n_issues * ISSUE_BYTES > room:
-            raise MemoryLimitError(
-                f"the {n_issues:,} issues would take {size(n_issues * ISSUE_BYTES)} in this process, but may take only "
-                f"{size(room)}. Write them to a file of any size with output='issues.zarr'"
-            )
-
-    def _room(self) -> int:
-        """Return the bytes that issues may take if they are sorted in this process."""
+    def _check_fits(self, n_bytes: int, n_issues: int) -> None:
+        """Raise unless `n_issues` issues of `n_bytes` bytes can be sorted in this process."""
         executor, need = self.executor, self.fit.need
         if executor.is_cluster:
-            return int(free_bytes() * _CLIENT_SHARE)
-        taken = executor.base_bytes + need.partials + (0 if self.fit.stored else need.summaries())
-        return max(_FEW_ISSUE_BYTES, executor.limit - taken)
+            room = int(free_bytes() * _CLIENT_SHARE)
+        else:
+            taken = executor.base_bytes + need.partials + (0 if self.fit.stored else need.summaries())
+            room = max(_FEW_ISSUE_BYTES, executor.limit - taken)
+        if n_bytes > room:
+            raise MemoryLimitError(
+                f"the {n_issues:,} issues would take {size(n_bytes)} in this process, but may take only "
+                f"{size(room)}. Write them to a file of any size with output='issues.zarr'"
+            )
 
     def _run_room(self) -> int:
         """Return the bytes that each thread may take to sort issues: what the plan allows and what it leaves free.
@@ -669,9 +629,8 @@ def parts_of_workdir(
     given: Given, workdir: Workdir, facts: Mapping[str, Any], inputs: Inputs
 ) -> tuple[list[str], list[str]]:
     """Return the name of the record, and the identity of the labels, of each partition."""
-    labels, pred_probs = given.pair
-    names, ignored = record_names(pred_probs, inputs.grid, facts, workdir.folder.where), given.mapping.ignored
-    of_labels = part_identities(labels, inputs.grid)
+    names, ignored = record_names(given.pred_probs, inputs.grid, facts, workdir.folder.where), given.mapping.ignored
+    of_labels = part_identities(given.mapping.labels, inputs.grid)
     return names, of_labels if ignored is None else [one and digest([one, ignored]) for one in of_labels]
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.source import Source
 
 Block = npt.NDArray[Any]
+ReadRows = Callable[[int, int], Block]
 
 
 class RowRange:
@@ -47,11 +49,6 @@ class RowRange:
         """Return rows ``[start, stop)`` of `source`, without the shards and the versions of chunks of other rows."""
         part, origin = source.part(start, stop)
         return cls(part, start - origin, stop - origin, origin)
-
-    def part(self, start: int, stop: int) -> tuple[Source, int]:
-        """Return a source that holds rows ``[start, stop)`` of the input, and the row at which it begins."""
-        part, origin = self.source.part(start - self.origin, stop - self.origin)
-        return part, origin + self.origin
 
 
 @dataclass(frozen=True)
@@ -146,27 +143,46 @@ class Partition:
             self._reader(self._pred_probs, self.n_rows, self.n_classes, raw=raw) as probs,
         ):
             for start, stop in self._strips():
-                strip = probs.read(start, stop)
-                yield labels.read(start, stop), strip
+                strip = probs(start, stop)
+                yield labels(start, stop), strip
 
     def label_strips(self) -> Iterator[Block]:
         """Yield ``(n,)`` labels in row order, without reading probabilities."""
         with self._reader(self._labels, self.n_rows) as labels:
             for start, stop in self._strips():
-                yield labels.read(start, stop)
+                yield labels(start, stop)
 
     def prob_strips(self) -> Iterator[Block]:
         """Yield ``(n, K)`` probabilities in row order, without reading labels."""
         with self._reader(self._pred_probs, self.n_rows, self.n_classes) as probs:
             for start, stop in self._strips():
-                yield probs.read(start, stop)
+                yield probs(start, stop)
 
-    def _reader(self, rows: RowRange | Block | None, *shape: int, raw: bool = False) -> _BatchReader:
-        """Return what reads `rows`, which have `shape` if they are in memory."""
+    @contextmanager
+    def _reader(self, rows: RowRange | Block | None, *shape: int, raw: bool = False) -> Iterator[ReadRows]:
+        """Yield what reads rows ``[start, stop)`` in ascending order; `rows` have `shape` if they are in memory.
+
+        They are read by strips if that costs no more, otherwise by batches.
+        """
         stop_if_abandoned()
         if isinstance(rows, RowRange):
-            return _BatchReader(*rows.part(self.start, self.stop), self._batches, raw=raw)
-        return _BatchReader(ArraySource(_checked_block(rows, shape, self.dtype)), self.start, self._batches, raw=raw)
+            source, origin = rows.source.part(self.start - rows.origin, self.stop - rows.origin)
+            origin += rows.origin
+        else:
+            source, origin = ArraySource(_checked_block(rows, shape, self.dtype)), self.start
+        batches, first, held = self._batches, 0, np.empty(0)
+
+        def of_batch(start: int, stop: int) -> Block:
+            nonlocal first, held
+            if not first <= start < first + len(held):
+                first, end = next(batch for batch in batches if batch[0] <= start < batch[1])
+                held = opened.read(first - origin, end - origin)
+            return held[start - first : stop - first]
+
+        opening = source.open_raw if raw else source.open
+        with closing(opening(batches[0][0] - origin, batches[-1][1] - origin)) as opened:
+            in_pieces = source.facts.in_pieces
+            yield (lambda start, stop: opened.read(start - origin, stop - origin)) if in_pieces else of_batch
 
 
 def _checked_block(block: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Block:
@@ -184,35 +200,6 @@ def _checked_block(block: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> 
         raise InvalidInputError(f"a block of the Dask array {name} has dtype {block.dtype}; the array says {expected}")
     checked: Block = block
     return checked
-
-
-class _BatchReader:
-    """Reads rows of one array in ascending order: by strips if that costs no more, otherwise by batches."""
-
-    def __init__(self, source: Source, origin: int, ranges: Sequence[tuple[int, int]], *, raw: bool) -> None:
-        self._source, self._origin, self._ranges = source, origin, ranges
-        self._open = source.open_raw if raw else source.open
-        self._first, self._held = 0, np.empty(0)
-
-    def __enter__(self) -> Self:
-        self._rows = self._open(self._ranges[0][0] - self._origin, self._ranges[-1][1] - self._origin)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._rows.close()
-
-    def read(self, start: int, stop: int) -> Block:
-        """Return rows ``[start, stop)`` of one batch."""
-        if self._source.facts.in_pieces:
-            return self._read(start, stop)
-        if not self._first <= start < self._first + len(self._held):
-            self._first, end = next(batch for batch in self._ranges if batch[0] <= start < batch[1])
-            self._held = self._read(self._first, end)
-        held: Block = self._held[start - self._first : stop - self._first]
-        return held
-
-    def _read(self, start: int, stop: int) -> Block:
-        return self._rows.read(start - self._origin, stop - self._origin)
 
 
 @dataclass(frozen=True)

@@ -88,9 +88,9 @@ class TagProbs(_RowsOfTags):
         """Return a warning if examples with a tag have no higher probability of it than others; "" if they have."""
         return describe_tag_misfit(class_means(sums).reshape(-1, 2), sums.counts.reshape(-1, 2))
 
-    def filter_for(self, rule: Filter) -> Filter:
-        """Return the filter that selects as `rule` does, for each tag by itself."""
-        return replace(rule, in_groups=True)
+    def prepared_for(self, rule: Filter) -> tuple[Source, Filter]:
+        """Return these rows, and the filter that selects as `rule` does, for each tag by itself."""
+        return self, replace(rule, in_groups=True)
 
 
 class TagMatrix(_RowsOfTags):

@@ -1021,7 +1021,7 @@ def check_dtype(dtype: Any) -> str | None:
 
 
 def widened(opened: Any, dtype: str | None = None) -> Any:
-    """Return opened `pred_probs` as float32 if they are bfloat16, otherwise as they are.
+    """Return opened `pred_probs` of another dtype than NumPy's floats: bfloat16 as float32, others as they are.
 
     Parameters
     ----------
@@ -1036,8 +1036,6 @@ def widened(opened: Any, dtype: str | None = None) -> Any:
         For values in float8 and the like, for raw bits without `dtype`, and for values that cannot be bfloat16.
     """
     stored: np.dtype[Any] = opened.dtype
-    if dtype is None and stored.name in ("float16", "float32", "float64"):
-        return opened
     if stored.name == _NAME or (dtype == _NAME and stored.itemsize == 2 and stored.kind in "Vui"):
         if isinstance(opened, Source):
             return Bfloat16Source(opened)

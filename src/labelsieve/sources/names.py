@@ -358,11 +358,6 @@ def _of_objects(values: npt.NDArray[Any], *, skip: bool) -> Source | None:
     return found
 
 
-def are_names(opened: Opened) -> bool:
-    """Return whether opened labels have to be mapped to classes."""
-    return opened.dtype.kind not in "iu"
-
-
 def mapped_array(values: npt.NDArray[Any], table: Table) -> ArraySource:
     """Return values in memory, mapped to classes."""
     found = ArraySource(table.codes(values))

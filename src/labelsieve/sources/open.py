@@ -246,7 +246,9 @@ def open_pred_probs(
         return _open_ensemble(pred_probs, open_one)
     if isinstance(pred_probs, Folds):
         return open_folds(pred_probs, open_one, partial(open_any, "rows"))
-    opened: Opened = widened(open_any("pred_probs", pred_probs), dtype)
+    opened = open_any("pred_probs", pred_probs)
+    if dtype is not None or opened.dtype.name not in ("float16", "float32", "float64"):
+        opened = widened(opened, dtype)
     if len(opened.shape) != 2:
         raise InvalidInputError(f"pred_probs must have two axes (N, K), not shape {tuple(opened.shape)}")
     if opened.dtype.kind != "f" or opened.dtype.itemsize not in (2, 4, 8):

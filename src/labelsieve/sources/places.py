@@ -226,7 +226,8 @@ def open_place(name: str, place: Place, join: Join = ShardsSource.checked) -> So
     InvalidInputError
         If there is nothing there, or nothing that can be read.
     """
-    place, member = split_member(check_place(name, place))
+    place = check_place(name, place)
+    place, member = split_member(place) if "::" in place else (place, "")
     local, suffixes = local_path(place), tuple(FORMATS)
     if local is None:
         shown = without_query(place)

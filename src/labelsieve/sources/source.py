@@ -560,19 +560,15 @@ class Source(abc.ABC):
         """Open for the first pass, which gives the rows to `summarizer`: probabilities, or what replaces them."""
         return self.open(start, stop)
 
-    def prepared_for(self, rule: Filter) -> Source:  # noqa: ARG002  # whole rows hold all that any filter needs
-        """Return the source with what a filter needs of its rows.
+    def prepared_for(self, rule: Filter) -> tuple[Source, Filter]:
+        """Return the source with what a filter needs of its rows, and the filter that selects as it among these rows.
 
         Raises
         ------
         InvalidInputError
             If the rows do not hold it. The message says what to give, or to record.
         """
-        return self
-
-    def filter_for(self, rule: Filter) -> Filter:
-        """Return the filter that selects as `rule` does among these rows."""
-        return rule
+        return self, rule
 
     def describe_misfit(self, sums: ClassSums) -> str | None:  # noqa: ARG002  # rows are compared, class by class
         """Return why labels and these rows do not seem to belong together, "" if they do, or None to compare classes.

@@ -79,7 +79,7 @@ class SummarySource(Source):
         other._record(recorded)  # noqa: SLF001  # of the same class
         return other
 
-    def prepared_for(self, rule: Filter) -> Source:
+    def prepared_for(self, rule: Filter) -> tuple[Source, Filter]:
         """Return the same rows with the recorded columns that a filter needs, and no others.
 
         Raises
@@ -97,7 +97,7 @@ class SummarySource(Source):
                 f"{what} needs all probabilities of each row, which the summaries ({self.where}) do not hold: give "
                 f"labels and pred_probs, or use filter_by=None or filter_by='predicted_neq_given'{how}"
             )
-        return self.only(list(recorded_columns(settings, self.recorded).values()))
+        return self.only(list(recorded_columns(settings, self.recorded).values())), rule
 
     @abc.abstractmethod
     def open_raw(self, start: int = 0, stop: int | None = None) -> Rows:

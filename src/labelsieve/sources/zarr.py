@@ -41,6 +41,7 @@ from labelsieve.sources.source import (
     Source,
     StoredChunks,
     changed,
+    check_path,
     file_version,
     has_stable_inodes,
     natural_key,
@@ -191,19 +192,19 @@ class ZarrSource(FileSource):
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing is prefetched
         """Open for reading, on the direct path where there is one."""
-        super().check_version()
+        check_path(self.version, self.path)
         decode = None if self.folder is None else chunk_decoder(self.array)
         return ZarrRows(self) if decode is None or self.folder is None else _DirectRows(self, self.folder, decode)
 
     def note_version(self) -> None:
         """Note the metadata's version, and in a local folder those of all stored chunks."""
-        super().note_version()
+        self.version = self.version or file_version(self.path)
         if self.stored is None and self.folder is not None:
             self.stored = chunk_files(self.array, self.folder)
 
     def check_version(self) -> None:
         """Compare the metadata, and the chunks too where there are not too many of them."""
-        super().check_version()
+        check_path(self.version, self.path)
         if self.stored is not None and self.folder is not None and len(self.stored.stamps) <= MOST_LISTED_TWICE:
             later = chunk_files(self.array, self.folder)
             self.stored.check_all(later, self.where, lambda index: key_of(self.array, index))
@@ -218,7 +219,7 @@ class ZarrSource(FileSource):
 
     def missing_rows(self) -> MissingRows | None:
         """Return the rows whose chunks, or whole shards, are not stored."""
-        return None if self.stored is None else self.stored.missing()
+        return None if self.stored is None or self.stored.stamps.all() else self.stored.missing()
 
     @property
     def version_rows(self) -> int | None:
@@ -378,30 +379,27 @@ class _DirectRows(ZarrRows):
         self._bytes = np.empty(0, np.uint8)
 
     def _load(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
-        size = self._chunk_rows
-        for row in range(start, stop, size):
-            self._load_chunk(row // size, out[row - start : row - start + size])
-
-    def _load_chunk(self, index: int, out: npt.NDArray[Any]) -> None:
-        path = self._folder / key_of(self._array, index)
-        where = f"{path} (rows from {index * len(out):,})"
-        try:
-            file = io.FileIO(path)
-        except FileNotFoundError:
-            stored, is_whole, found = None, True, (0, 0)
-        else:
-            with file:
-                size = os.fstat(file.fileno()).st_size
-                if len(self._bytes) < size:
-                    self._bytes = np.empty(size + size // 8, np.uint8)
-                stored = self._bytes[:size]
-                is_whole = read_into(file, 0, stored)
-                found = file_stamp(file.fileno())
-        if self._stored is not None:
-            self._stored.check(index, path, *found)
-        if not is_whole:
-            raise UnreadableDataError(f"{where} ended before byte {size:,}: was it cut while in use?")
-        self._decode(stored, out, where)
+        for row in range(start, stop, self._chunk_rows):
+            index = row // self._chunk_rows
+            path = self._folder / key_of(self._array, index)
+            where = f"{path} (rows from {row:,})"
+            try:
+                file = io.FileIO(path)
+            except FileNotFoundError:
+                stored, is_whole, found = None, True, (0, 0)
+            else:
+                with file:
+                    size = os.fstat(file.fileno()).st_size
+                    if len(self._bytes) < size:
+                        self._bytes = np.empty(size + size // 8, np.uint8)
+                    stored = self._bytes[:size]
+                    is_whole = read_into(file, 0, stored)
+                    found = file_stamp(file.fileno())
+            if self._stored is not None:
+                self._stored.check(index, path, *found)
+            if not is_whole:
+                raise UnreadableDataError(f"{where} ended before byte {size:,}: was it cut while in use?")
+            self._decode(stored, out[row - start : row - start + self._chunk_rows], where)
 
 
 def _decode_chunk(
