@@ -19,11 +19,10 @@ from labelsieve.confident_learning.summarize import check_recordable
 from labelsieve.confident_learning.thresholds import Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveError
 from labelsieve.options import check_flag, check_ignored_number, check_whole_number
-from labelsieve.sources.arrays import on_host
-from labelsieve.sources.open import check_lengths, open_labels, open_pred_probs
+from labelsieve.sources.open import check_lengths, on_host, open_labels, open_pred_probs
 from labelsieve.sources.recording import BatchSummarizer, PartWriter, RecorderSettings, rename_rows
 from labelsieve.sources.source import Source
-from labelsieve.sources.summaries import column_values
+from labelsieve.sources.tables import column_values
 from labelsieve.storage.folder import open_folder
 
 __all__ = ["Recorder", "summarize_batch"]

@@ -38,7 +38,7 @@ def bed(request, tmp_path):
         started = time.perf_counter()
         cut = {"batch_size": ROWS, "partition_batches": BATCHES}
         with listened_to(listener), pytest.MonkeyPatch.context() as patch:
-            patch.setattr("labelsieve.job.partition.MAX_STRIP_ROWS", ROWS)
+            patch.setattr("labelsieve.job.scan.MAX_STRIP_ROWS", ROWS)
             found = find(tmp_path / "labels.npy", source, client=client, **cut, **place)
         seconds = time.perf_counter() - started
         assert_same_bits(found, want)

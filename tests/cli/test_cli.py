@@ -20,8 +20,7 @@ from labelsieve.cli.app import run
 from labelsieve.cli.text import summary_text
 from labelsieve.errors import install_line, size
 from labelsieve.options import FILTER_NAMES
-from labelsieve.storage.folder import LocalFolder
-from labelsieve.storage.lock import own_folder
+from labelsieve.storage.folder import LocalFolder, own_folder
 from processes import PATIENCE_S
 
 

@@ -11,8 +11,7 @@ import pytest
 
 import labelsieve
 from draws import draw
-from labelsieve.storage.folder import LocalFolder
-from labelsieve.storage.lock import own_folder
+from labelsieve.storage.folder import LocalFolder, own_folder
 from recipes import NIGHTLY, written_file
 
 SCRIPT = written_file(NIGHTLY, "nightly.sh")

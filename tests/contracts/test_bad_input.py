@@ -725,7 +725,7 @@ def test_the_message_of_the_troubled_input(message):
 def test_the_message_is_the_same_for_any_batches_and_strips(
     message, monkeypatch, batch_size, partition_batches, strip_bytes
 ):
-    monkeypatch.setattr("labelsieve.job.partition.STRIP_BYTES", strip_bytes)
+    monkeypatch.setattr("labelsieve.job.scan.STRIP_BYTES", strip_bytes)
     settings = {"batch_size": batch_size, "partition_batches": partition_batches}
     assert refused(find, *troubled(), **settings) == message
 

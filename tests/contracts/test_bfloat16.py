@@ -33,8 +33,8 @@ def test_arrays_of_ml_dtypes(want):
 
 
 def test_every_bit_pattern_is_widened_exactly():
-    from labelsieve.sources.arrays import ArraySource
     from labelsieve.sources.composite import Bfloat16Source
+    from labelsieve.sources.open import ArraySource
 
     every = np.arange(1 << 16, dtype=np.uint16).reshape(-1, 2)
     for bits in (every, every.view(np.int16), every.astype(">u2"), every.view("V2"), every.view(ml_dtypes.bfloat16)):

@@ -312,7 +312,7 @@ def test_strips_and_chunks_of_any_size_give_the_same(monkeypatch, rows):
         )
 
     want = results(np.asarray)
-    monkeypatch.setattr("labelsieve.job.partition.MAX_STRIP_ROWS", rows)
+    monkeypatch.setattr("labelsieve.job.scan.MAX_STRIP_ROWS", rows)
     monkeypatch.setattr("labelsieve.job.whole_rows.BLOCK_ROWS", 2 * rows)
     for kind in (np.asarray, lambda probs: da.from_array(probs, chunks=(97, 4))):
         for one, other in zip(want, results(kind), strict=True):

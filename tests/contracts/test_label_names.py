@@ -10,8 +10,8 @@ import labelsieve
 from draws import draw, find
 from labelsieve import count
 from labelsieve.errors import InvalidInputError
-from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.names import IGNORED, UNKNOWN, LabelNames, NameTable, _FixedWidth, open_label_values
+from labelsieve.sources.open import ArraySource
 
 N_ROWS = 600
 NAMES = ["ant", "bee", "cat", "dog"]

@@ -68,7 +68,7 @@ def test_every_dtype_and_layout(dtype, order):
 @pytest.mark.parametrize("strip_bytes", [50, 1000])
 @pytest.mark.parametrize("sizes", [(1, "auto"), (7, 3), (100, 1)])
 def test_bits_do_not_depend_on_batches_and_strips(want, monkeypatch, sizes, strip_bytes):
-    monkeypatch.setattr("labelsieve.job.partition.STRIP_BYTES", strip_bytes)
+    monkeypatch.setattr("labelsieve.job.scan.STRIP_BYTES", strip_bytes)
     batch_size, partition_batches = sizes
     assert_same_bits(found(LOGITS, batch_size=batch_size, partition_batches=partition_batches), want)
 

@@ -210,7 +210,7 @@ def test_bytes_to_read_are_as_planned_also_where_chunks_are_decoded_again(
     array[:] = PROBS
     # Where a batch's share of the memory is small, batches are smaller than stored chunks.
     monkeypatch.setattr(grids, "_BATCH_SHARE", share)
-    monkeypatch.setattr("labelsieve.job.partition.STRIP_BYTES", 30 * 5 * 8)  # else small ones are joined
+    monkeypatch.setattr("labelsieve.job.scan.STRIP_BYTES", 30 * 5 * 8)  # else small ones are joined
     choices = {"max_memory": 10**9, "batch_size": 500, "partition_batches": partition_batches, **settings}
     with dask.config.set(num_workers=2):
         plan = plan_label_issues(LABELS, array, **choices)

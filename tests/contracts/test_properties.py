@@ -19,7 +19,7 @@ from draws import bits, cuts, datasets, draw, in_turn, near_ties, pieces, wide
 from labelsieve import LabelInspector, find_label_issues, find_label_issues_batched
 from labelsieve.job import table as count_and_select
 from labelsieve.job.inputs import open_inputs
-from labelsieve.job.partition import Batches, Partition, RowRange
+from labelsieve.job.scan import Batches, Partition, RowRange
 from labelsieve.sources.open import open_labels, open_pred_probs
 
 # Some of the models that are drawn know nothing.

@@ -415,7 +415,7 @@ def test_parts_that_begin_a_folder_at_the_same_time(tmp_path):
 
 
 def test_without_locks_the_rows_of_two_recorders_never_mix(tmp_path, monkeypatch):
-    monkeypatch.setattr("labelsieve.storage.lock.fcntl", None)
+    monkeypatch.setattr("labelsieve.storage.folder.fcntl", None)
     first = Recorder(tmp_path, N_CLASSES, flush_rows=100)
     first.update(LABELS[:100], PROBS[:100])
     second = Recorder(tmp_path, N_CLASSES, flush_rows=100, resume=True)

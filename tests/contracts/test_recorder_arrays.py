@@ -15,7 +15,7 @@ import labelsieve
 from draws import assert_same_bits, draw, find
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.recorder import Recorder
-from labelsieve.sources.arrays import is_on_device, on_host
+from labelsieve.sources.open import is_on_device, on_host
 from pages import blocks, guide
 
 N_ROWS, N_CLASSES = 400, 7

@@ -271,7 +271,7 @@ def test_the_command_line_ignores_a_label(tmp_path, capfd):
 
 
 def test_strips_and_blocks_do_not_change_a_summary(monkeypatch):
-    monkeypatch.setattr("labelsieve.job.partition.STRIP_BYTES", 400)
+    monkeypatch.setattr("labelsieve.job.scan.STRIP_BYTES", 400)
     monkeypatch.setattr("labelsieve.confident_learning.thresholds.SLICE_ROWS", 7)
     alone = find(LABELS[ROWS], PROBS[ROWS], filter_by="both")
     assert_same_answer(find(*given(), ignore_label=-1, filter_by="both", **CUT), alone)

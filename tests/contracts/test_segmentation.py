@@ -42,7 +42,7 @@ from labelsieve.errors import (
 )
 from labelsieve.results.units import PixelLayout
 from labelsieve.segmentation.rows import PixelSource
-from labelsieve.sources.arrays import ArraySource
+from labelsieve.sources.open import ArraySource
 
 CUT = {"batch_size": 70, "partition_batches": 2}
 ALL_FILTERS = [

@@ -20,11 +20,10 @@ import zarr
 
 import labelsieve
 from draws import assert_same_array, assert_same_bits, draw, find
-from labelsieve.job.partition import RowRange
+from labelsieve.job.scan import RowRange
 from labelsieve.sources import zarr as zarr_arrays
-from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.npy import Hdf5Source, NpySource
-from labelsieve.sources.open import open_labels, open_pred_probs
+from labelsieve.sources.open import ArraySource, open_labels, open_pred_probs
 from labelsieve.sources.zarr import ZarrSource
 
 N_ROWS, N_CLASSES = 500, 5

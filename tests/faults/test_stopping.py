@@ -18,8 +18,7 @@ from labelsieve.errors import UnreadableDataError
 from labelsieve.execution.graph import TaskAbandoned
 from labelsieve.execution.progress import Progress
 from labelsieve.job.kept import SummaryReader
-from labelsieve.job.partition import Batches, Partition, RowRange
-from labelsieve.job.scan import scan
+from labelsieve.job.scan import Batches, Partition, RowRange, scan
 from labelsieve.sources.objects import Prefetcher, retry
 from labelsieve.sources.source import ReadFacts, Rows, Source
 from labelsieve.storage.folder import open_folder
@@ -77,7 +76,7 @@ class _WatchedRows(Rows):
 
 @pytest.fixture(autouse=True)
 def _small_strips(monkeypatch):
-    monkeypatch.setattr("labelsieve.job.partition.MAX_STRIP_ROWS", ROWS)
+    monkeypatch.setattr("labelsieve.job.scan.MAX_STRIP_ROWS", ROWS)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import labelsieve
 import labelsieve.confident_learning.select
 import labelsieve.confident_learning.thresholds
-import labelsieve.job.partition
+import labelsieve.job.scan
 from labelsieve.confident_learning.summarize import Summarizer
 
 SHAPES = ["absent", "single row", "sorted", "two classes", "ties", "float16", "many classes", "near"]
@@ -134,7 +134,7 @@ def cuts(draw_from, n_rows, most=6):
 def pieces(strip_bytes=1000, slice_rows=7, max_candidates=2):
     """Make small data large: strips, blocks and bins of a few rows, so that every loop goes round."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(labelsieve.job.partition, "STRIP_BYTES", strip_bytes)
+        patch.setattr(labelsieve.job.scan, "STRIP_BYTES", strip_bytes)
         patch.setattr(labelsieve.confident_learning.thresholds, "SLICE_ROWS", slice_rows)
         # A default argument is bound early, so the constant itself would change nothing.
         find_cut = partial(labelsieve.confident_learning.select.find_cut, max_candidates=max_candidates)

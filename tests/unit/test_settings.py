@@ -18,15 +18,7 @@ from labelsieve.confident_learning.filters import FILTERS, chosen_filter
 from labelsieve.confident_learning.matrices import PY_METHODS
 from labelsieve.confident_learning.scores import Settings
 from labelsieve.errors import InvalidInputError, LabelsieveError
-from labelsieve.options import (
-    ESTIMATION_METHODS,
-    FILTER_NAMES,
-    METHODS,
-    OPTIONS,
-    RULES,
-    JobSettings,
-    batched_choices,
-)
+from labelsieve.options import ESTIMATION_METHODS, FILTER_NAMES, METHODS, OPTIONS, RULES, JobSettings, batched_choices
 from pages import guide
 
 ROOT = Path(__file__).parents[2]

@@ -48,7 +48,7 @@ _COMMANDS: Final = {
     "audit": ("commands", "draw", "Draw rows to review for an estimate."),
     "estimate": ("commands", "print_estimate", "Estimate how many labels are wrong."),
     "compare": ("commands", "compare", "Compare the issues before and after a correction."),
-    "demo": ("demo", "demo", "Flip a tenth of the labels of digits, and find them again."),
+    "demo": ("commands", "demo", "Flip a tenth of the labels of digits, and find them again."),
 }
 _HEADINGS: Final = ("Input", "Method", "Memory and workdir", "Output", "Cluster and processes", "Other")
 _OUTPUT, _CLUSTER = _HEADINGS[3:5]

@@ -24,13 +24,21 @@ from labelsieve.execution.executor import Executor, free_bytes
 from labelsieve.execution.graph import Column, nothing_like
 from labelsieve.job import grid as grids
 from labelsieve.job.grid import Grid, Need, growing_grid, snapped
-from labelsieve.job.partition import Block, PartitionWork, RowRange
+from labelsieve.job.scan import Block, PartitionWork, RowRange
 from labelsieve.options import Auto, JobSettings
 from labelsieve.results.store import check_output
-from labelsieve.sources.arrays import ArraySource, read_narrowed
 from labelsieve.sources.composite import Ensemble, Folds, softmax_blocks
 from labelsieve.sources.objects import RETRIES, retry
-from labelsieve.sources.open import Opened, check_axes, check_lengths, open_labels, open_pred_probs, where_is
+from labelsieve.sources.open import (
+    ArraySource,
+    Opened,
+    check_axes,
+    check_lengths,
+    open_labels,
+    open_pred_probs,
+    read_narrowed,
+    where_is,
+)
 from labelsieve.sources.places import are_places
 from labelsieve.sources.recording import open_summaries
 from labelsieve.sources.source import Source

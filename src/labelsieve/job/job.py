@@ -58,7 +58,6 @@ from labelsieve.results.label_issues import LabelIssues, load_rows
 from labelsieve.results.result import IdParts, IssueParts, RunFacts, check_class_names, loaded_versions, open_ids
 from labelsieve.results.store import ISSUE_BYTES, Stage, StoredScores, run_rows, staged
 from labelsieve.results.units import Layout
-from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.composite import EnsembleSource, check_dtype
 from labelsieve.sources.names import (
     FloatTable,
@@ -74,7 +73,7 @@ from labelsieve.sources.names import (
     open_label_values,
 )
 from labelsieve.sources.objects import retry
-from labelsieve.sources.open import Opened, ignored_value, open_labels, where_is
+from labelsieve.sources.open import ArraySource, Opened, ignored_value, open_labels, where_is
 from labelsieve.sources.source import Source
 from labelsieve.storage.folder import Folder, LocalFolder, open_folder, shared_probe, temporary_folder
 

@@ -52,12 +52,12 @@ from labelsieve.job import scan
 from labelsieve.job.grid import spans
 from labelsieve.job.inputs import Inputs, kept_if_it_fits, without_blocks
 from labelsieve.job.kept import Kept, Records, RescanTotals, SummaryReader, combine_rescans
-from labelsieve.job.partition import PartitionWork, RowRange
+from labelsieve.job.scan import PartitionWork, RowRange
 from labelsieve.job.table import RowSummaries, predicted_candidates
 from labelsieve.options import check_whole_number
-from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.composite import WrappedSource
 from labelsieve.sources.npy import NpySource
+from labelsieve.sources.open import ArraySource
 from labelsieve.sources.source import Source
 from labelsieve.storage.checked import DamagedRecordError
 

@@ -36,12 +36,12 @@ from labelsieve.execution.graph import values_array
 from labelsieve.execution.progress import progress_of
 from labelsieve.job.grid import Span
 from labelsieve.job.kept import Chunk, SummaryReader
-from labelsieve.job.partition import ChunkWork, Stretch
+from labelsieve.job.scan import ChunkWork, Stretch
 from labelsieve.options import check_whole_number
 from labelsieve.results.result import IssueRows, ScoreParts
 from labelsieve.results.store import COLUMNS, ResultGroup, StoredIssues, result_rows, run_rows
 from labelsieve.sources.recording import SummaryTable, table_of_columns
-from labelsieve.sources.summaries import summary_columns
+from labelsieve.sources.tables import summary_columns
 from labelsieve.storage.checked import Record, RecordWriter
 from labelsieve.storage.folder import Folder
 

@@ -40,8 +40,7 @@ from labelsieve.execution.executor import Executor
 from labelsieve.job.grid import BLOCK_ROWS
 from labelsieve.job.inputs import kept_if_it_fits, open_inputs, open_pair
 from labelsieve.job.kept import SummaryReader
-from labelsieve.job.partition import Block, Partition
-from labelsieve.job.scan import class_sums, read_rows
+from labelsieve.job.scan import Block, Partition, class_sums, read_rows
 from labelsieve.job.table import widen
 from labelsieve.job.workdir import check_versions, note_versions
 from labelsieve.options import FLOAT_TOLERANCE

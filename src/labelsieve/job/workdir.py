@@ -31,15 +31,13 @@ from labelsieve.execution.graph import Column
 from labelsieve.job.grid import Grid
 from labelsieve.job.inputs import Inputs, rows_of
 from labelsieve.job.kept import KINDS, RECORD_FILE, Records, digest, record_file
-from labelsieve.job.partition import Batches, Partition
-from labelsieve.job.scan import has_same_labels, read_rows
+from labelsieve.job.scan import Batches, Partition, has_same_labels, read_rows
 from labelsieve.sources.composite import EnsembleSource
 from labelsieve.sources.objects import retry
 from labelsieve.sources.open import Opened, open_any, where_is
 from labelsieve.sources.source import Source, named_ranges, row_digests
 from labelsieve.storage.checked import DamagedRecordError
-from labelsieve.storage.folder import Folder, open_folder
-from labelsieve.storage.lock import LOCK, RUN_ID, always_owned, own_folder
+from labelsieve.storage.folder import LOCK, RUN_ID, Folder, always_owned, open_folder, own_folder
 
 # The graphs of Dask arrays with more blocks are not searched for stored arrays.
 _MOST_BLOCKS: Final = 1_000_000

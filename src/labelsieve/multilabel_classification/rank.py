@@ -19,8 +19,7 @@ from labelsieve.confident_learning.thresholds import Float64s, SummaryBlock, cla
 from labelsieve.errors import InputTypeError
 from labelsieve.job.grid import Grid
 from labelsieve.job.inputs import map_partitions, open_inputs
-from labelsieve.job.partition import Block, Partition
-from labelsieve.job.scan import read_rows
+from labelsieve.job.scan import Block, Partition, read_rows
 from labelsieve.multilabel_classification.rows import OpenTags, open_tags
 from labelsieve.options import Method
 from labelsieve.results.units import TagLayout

@@ -55,8 +55,17 @@ from labelsieve.storage.checked import (
     store_of,
     with_checksum,
 )
-from labelsieve.storage.folder import Folder, LocalFolder, UrlFolder, open_folder, temporary_folder, writing
-from labelsieve.storage.lock import abandoned, always_owned, own_folder
+from labelsieve.storage.folder import (
+    Folder,
+    LocalFolder,
+    UrlFolder,
+    abandoned,
+    always_owned,
+    open_folder,
+    own_folder,
+    temporary_folder,
+    writing,
+)
 from labelsieve.storage.remote import check_place, without_query
 
 if TYPE_CHECKING:

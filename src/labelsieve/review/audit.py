@@ -263,7 +263,7 @@ def draw_audit(result: Result, budget: int, seed: int, labels: Any = None) -> Au
     """
     budget = check_whole_number("budget", budget, SMALLEST_BUDGET)
     seed = check_whole_number("seed", seed, 0)
-    from labelsieve.review.labels import open_given_labels  # brings the readers of all tasks
+    from labelsieve.review.labels import open_given_labels
 
     file = None if labels is None else open_given_labels(labels, result.layout)
     if file is not None and file.n_rows != result.n_rows:

@@ -37,11 +37,11 @@ from labelsieve.segmentation.rows import (
     open_masks,
     pillow,
 )
-from labelsieve.sources.arrays import ArraySource, in_memory
 from labelsieve.sources.columns import arrow, choose_columns, list_items, list_lengths
 from labelsieve.sources.composite import ShardsSource
 from labelsieve.sources.names import is_missing
 from labelsieve.sources.npy import ARCHIVE_SUFFIXES, NpySource, split_member
+from labelsieve.sources.open import ArraySource, in_memory
 from labelsieve.sources.places import are_places, is_pattern, local_path, open_place, open_places
 from labelsieve.sources.source import Source
 from labelsieve.sources.zarr import ZarrSource, is_zarr_folder

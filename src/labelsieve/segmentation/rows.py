@@ -18,7 +18,6 @@ from labelsieve.confident_learning.checks import rows_in_words
 from labelsieve.confident_learning.summarize import PlaneSummarizer
 from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError, UnreadableDataError
 from labelsieve.options import PROBABILITY_TOLERANCE
-from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.composite import (
     Ensemble,
     Folds,
@@ -30,7 +29,7 @@ from labelsieve.sources.composite import (
     member_name,
 )
 from labelsieve.sources.npy import NpySource
-from labelsieve.sources.open import Opened, open_any
+from labelsieve.sources.open import ArraySource, Opened, open_any
 from labelsieve.sources.places import are_places, expand, local_path, open_all, open_place, open_places
 from labelsieve.sources.source import FileSource, FileVersion, MissingRows, ReadFacts, Rows, Source, read_into
 from labelsieve.sources.zarr import ZarrSource, chunk_decoder

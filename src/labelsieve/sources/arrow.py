@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError
-from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.columns import (
     Columns,
     LocalTableFile,
@@ -24,6 +23,7 @@ from labelsieve.sources.columns import (
     in_one_line,
     reading,
 )
+from labelsieve.sources.open import ArraySource
 from labelsieve.sources.source import ReadFacts, Rows, Source
 
 # Rows whose values are hashed at a time.

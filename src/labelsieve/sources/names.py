@@ -25,10 +25,9 @@ from labelsieve.confident_learning.checks import Finding, rows_in_words
 from labelsieve.confident_learning.thresholds import Ints
 from labelsieve.errors import InvalidInputError
 from labelsieve.options import NOTHING, IgnoreLabel
-from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.columns import class_columns as names_in_columns
 from labelsieve.sources.composite import DerivedSource
-from labelsieve.sources.open import Opened, checked_labels, open_any
+from labelsieve.sources.open import ArraySource, Opened, checked_labels, open_any
 from labelsieve.sources.places import are_places
 from labelsieve.sources.source import Source
 

@@ -39,14 +39,19 @@ from labelsieve.confident_learning.summarize import FIELDS, MAX_STRIP_ROWS, RECO
 from labelsieve.confident_learning.thresholds import Floats, Int64s, Ints, SummaryBlock, class_dtype, label_dtype
 from labelsieve.errors import InUseError, InvalidInputError, MemoryLimitError, UnreadableDataError, WorkdirError
 from labelsieve.options import NOTHING, IgnoreLabel, check_whole_number
-from labelsieve.sources.arrays import ArraySource
+from labelsieve.sources.open import ArraySource
 from labelsieve.sources.places import is_pattern
 from labelsieve.sources.source import ReadFacts, Rows, Source
-from labelsieve.sources.summaries import ColumnSummaries, SummarySource, check_columns, summary_columns
-from labelsieve.sources.tables import is_places, open_table
+from labelsieve.sources.tables import (
+    ColumnSummaries,
+    SummarySource,
+    check_columns,
+    is_places,
+    open_table,
+    summary_columns,
+)
 from labelsieve.storage.checked import DamagedRecordError, Record, RecordLayout, RecordWriter
-from labelsieve.storage.folder import Folder, OutputFile, open_folder
-from labelsieve.storage.lock import own_folder
+from labelsieve.storage.folder import Folder, OutputFile, open_folder, own_folder
 from labelsieve.storage.remote import check_place, is_web
 
 FORMAT: Final = 1

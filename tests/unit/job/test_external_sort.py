@@ -181,7 +181,7 @@ def tiny(monkeypatch):
         ("confident_learning.thresholds", "SLICE_ROWS", 5),
         ("job.table", "_RUN_BLOCK_ROWS", 3),
         ("job.table", "_SAMPLE_STEP", 2),
-        ("job.partition", "STRIP_BYTES", 100),
+        ("job.scan", "STRIP_BYTES", 100),
     ):
         monkeypatch.setattr(f"labelsieve.{module}.{name}", rows)
 

@@ -15,7 +15,7 @@ from labelsieve.job import grid as memory
 from labelsieve.job import grid as partitioning
 from labelsieve.job.grid import BLOCK_ROWS, Grid, Need, spans
 from labelsieve.job.inputs import group_size, plan_grid
-from labelsieve.job.partition import PartitionWork
+from labelsieve.job.scan import PartitionWork
 from labelsieve.options import check_size
 from labelsieve.results.store import ISSUE_BYTES, RESULT_ROWS, result_rows, run_rows
 

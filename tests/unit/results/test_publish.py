@@ -113,7 +113,7 @@ def test_what_nobody_is_known_to_have_left_stays(tmp_path):
 def test_without_locks_nothing_is_removed(tmp_path, monkeypatch):
     folder = left_behind(tmp_path / "out.npy")
     with monkeypatch.context() as patched:
-        patched.setattr("labelsieve.storage.lock.fcntl", None)
+        patched.setattr("labelsieve.storage.folder.fcntl", None)
         write(tmp_path / "out.npy")
         assert hidden(tmp_path) == {folder.name}
     with monkeypatch.context() as patched:

@@ -35,11 +35,10 @@ from labelsieve.job.scan import class_sums
 from labelsieve.sources import npy as remote_npy
 from labelsieve.sources import zarr as remote_zarr
 from labelsieve.sources import zarr as zarr_chunks
-from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.composite import ShardsSource
 from labelsieve.sources.npy import Member, NpySource, RemoteNpySource
 from labelsieve.sources.objects import Prefetcher, ahead_bytes, n_ahead
-from labelsieve.sources.open import open_labels, open_pred_probs
+from labelsieve.sources.open import ArraySource, open_labels, open_pred_probs
 from labelsieve.sources.source import natural_key
 from labelsieve.sources.zarr import RemoteZarrSource, ZarrSource
 from labelsieve.storage.remote import cause_of, check_place, without_query

@@ -20,9 +20,8 @@ import pytest
 import labelsieve
 import s3
 from labelsieve import InUseError, WorkdirError
-from labelsieve.storage import lock
-from labelsieve.storage.folder import LocalFolder, UrlFolder, open_folder
-from labelsieve.storage.lock import own_folder
+from labelsieve.storage import folder as lock
+from labelsieve.storage.folder import LocalFolder, UrlFolder, open_folder, own_folder
 from processes import wait_until
 
 ME = f"process {os.getpid()} on {socket.gethostname()}"
@@ -86,7 +85,7 @@ def test_who_held_the_lock_before_is_not_named(local):
 
 HOLD = """
 import signal, sys
-from labelsieve.storage.lock import own_folder
+from labelsieve.storage.folder import own_folder
 from labelsieve.storage.folder import open_folder
 with own_folder(open_folder(sys.argv[1]), f"the workdir {sys.argv[1]}"):
     print("owned", flush=True)
@@ -280,7 +279,7 @@ def test_a_check_travels_to_workers(request, kind):
 CHECK = """
 import sys
 from labelsieve import InUseError
-from labelsieve.storage.lock import own_folder
+from labelsieve.storage.folder import own_folder
 from labelsieve.storage.folder import open_folder
 with own_folder(open_folder(sys.argv[1]), f"the workdir {sys.argv[1]}") as check:
     print("owned", flush=True)
