@@ -25,7 +25,7 @@ LABELS, PROBS = draws.draw(N_ROWS, K, seed=31, noise=0.3)
 OTHER = np.roll(PROBS, 1, axis=1)
 CUT = {"batch_size": 20, "partition_batches": 2}  # ten partitions
 MARGIN = {"method": "normalized_margin", "adjust_pred_probs": True}
-FRESH = r"Start over with fresh=True \(--fresh\)$"
+FRESH = r"Start over with fresh=True$"
 
 
 def find(labels, probs, **choices):
