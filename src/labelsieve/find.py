@@ -120,7 +120,7 @@ class Task:
     ) -> Callable[..., Any]:
         @wraps(declared)
         def call(*args: Any, **given: Any) -> Any:
-            check_keywords(declared.__name__, given, FOR_FINDING | self.without, {**named, **options})
+            check_keywords(declared.__name__, given, FOR_FINDING | self.without, {**named, **self.all_options})
             return run(*args, **given)
 
         # All keywords show, with their types and defaults, also where the declaration has **options.

@@ -26,7 +26,7 @@ from draws import draw
 from labelsieve.cli.app import is_json_wanted, run
 from labelsieve.cli.options import cli
 from labelsieve.errors import InvalidInputError, UnreadableDataError, located
-from labelsieve.execution import graph as dask_job
+from labelsieve.execution import executor as dask_job
 from labelsieve.execution import progress
 from labelsieve.results import store as export
 from labelsieve.storage import remote as limits

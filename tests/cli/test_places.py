@@ -184,7 +184,7 @@ def test_a_folder_that_is_none_is_named(data, found, files, monkeypatch, folder)
 
 def test_a_workdir_that_cannot_be_made_is_named_before_the_run(data, files, monkeypatch):
     (files / "file").write_text("x")
-    monkeypatch.setattr("labelsieve.job.job.Job._find", lambda *_: pytest.fail("the run has begun"))
+    monkeypatch.setattr("labelsieve.job.job._Run.find", lambda *_: pytest.fail("the run has begun"))
     with pytest.raises(WorkdirError, match=r".*file/w is a file"):
         labelsieve.find_label_issues(*data, workdir="file/w")
 

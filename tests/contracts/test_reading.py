@@ -62,14 +62,14 @@ class CountingStore(zarr.storage.MemoryStore):
 def decoded(monkeypatch):
     """Count the chunks that the direct path decodes, by folder and number."""
     counts, lock = Counter(), threading.Lock()
-    decode = zarr_arrays._DirectRows._load_chunk
+    decode = zarr_arrays._DirectRows._load
 
-    def counting(self, index, out):
+    def counting(self, start, stop, out):
         with lock:
-            counts[self._folder.name, index] += 1
-        decode(self, index, out)
+            counts.update((self._folder.name, row // self._chunk_rows) for row in range(start, stop, self._chunk_rows))
+        decode(self, start, stop, out)
 
-    monkeypatch.setattr(zarr_arrays._DirectRows, "_load_chunk", counting)
+    monkeypatch.setattr(zarr_arrays._DirectRows, "_load", counting)
     return counts
 
 

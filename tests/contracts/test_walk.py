@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 # Functions, files that they stand in, and functions before the first chunk of pred_probs is opened.
-N_FUNCTIONS, N_FILES, N_BEFORE = 270, 32, 148
+N_FUNCTIONS, N_FILES, N_BEFORE = 271, 32, 149
 
 WALK = """
 import inspect, json, os, sys, threading

@@ -11,7 +11,6 @@ import zarr
 import draws
 import labelsieve
 from labelsieve import InvalidInputError, LabelsieveWarning, UnreadableDataError
-from labelsieve.job import grid as memory
 from labelsieve.storage import checked as checked_arrays
 
 N = 400
@@ -33,7 +32,7 @@ def stored(request, data, tmp_path_factory):
     path = tmp_path_factory.mktemp("results") / "r.zarr"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("labelsieve.results.store.RESULT_ROWS", 100)
-        patch.setattr(memory, "RUN_ROWS", 16)
+        patch.setattr("labelsieve.results.store.RUN_ROWS", 16)
         labels, probs = data[0].copy(), data[1]
         labels[100:200] = probs[100:200].argmax(axis=1)  # no issues here
         if request.param == "saved":

@@ -27,11 +27,11 @@ from labelsieve.results.store import COLUMNS
 # The few rows that a resume reads again as a check are not logged (`test_spot_check` counts those).
 _HELD = """
 import contextlib, fcntl, os, pathlib, threading, time
-from labelsieve.job import grid, inputs, partition, workdir
+from labelsieve.job import grid, inputs, scan, workdir
 
 grid.PARTITIONS_A_THREAD = inputs.REMOTE_PARTITIONS_A_THREAD = 1_000_000
 
-reader = partition.Partition._reader
+reader = scan.Partition._reader
 
 checking, compare = threading.local(), workdir.compare
 
@@ -68,7 +68,7 @@ def held(self, rows, *shape, raw=False):
     with reader(self, rows, *shape, raw=raw) as read:
         yield reading
 
-partition.Partition._reader = held
+scan.Partition._reader = held
 
 if "LABELSIEVE_TEST_DEADLY_CHECK" in os.environ:
     from labelsieve.execution import cluster

@@ -43,7 +43,6 @@ from labelsieve.cli.text import (
 )
 from labelsieve.confident_learning.checks import rows_in_words
 from labelsieve.errors import InvalidInputError, MissingDependencyError, size
-from labelsieve.find import find_label_issues
 from labelsieve.options import CONFLICT_RULES, NOTHING, OPTIONS, TASKS, UNSURE_RULES
 from labelsieve.results import store
 from labelsieve.results.label_issues import GroupedIssues, LabelIssues, load, load_rows
@@ -672,6 +671,8 @@ def demo(folder: Path, report: Path | None) -> None:
     click.echo(f"{len(flipped)} of {n_rows:,} labels flipped ({FLIPPED_SHARE:.0%}), stored as Zarr\n")
     labels, pred_probs, class_names, images = (folder / name for name in FILES)
     names = read_class_names(class_names)
+    from labelsieve.find import find_label_issues
+
     issues = find_label_issues(
         labels, pred_probs, batch_size=300, partition_batches=2, progress=False, class_names=names
     )

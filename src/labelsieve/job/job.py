@@ -262,13 +262,14 @@ class Job:
             opened, rule = opened.prepared_for(rule)
         n_rows, n_classes = opened.shape
         names = None if settings.class_names is None else check_class_names(settings.class_names, n_classes)
-        mapping = LabelMapping(values, settings.ignore_label, None, names)
-        if values.dtype.kind == "f":
-            mapping = replace(mapping, table=FloatTable())
-        elif values.dtype.kind not in "iu":
-            table = _name_table(names or (), settings.ignore_label)
-            stated = category_names(labels), column_names(pred_probs)
-            mapping = LabelMapping(values, settings.ignore_label, table, names, *stated)
+        kind, ignore_label = values.dtype.kind, settings.ignore_label
+        if kind in "iu":
+            mapping = LabelMapping(values, ignore_label, None, names)
+        elif kind == "f":
+            mapping = LabelMapping(values, ignore_label, FloatTable(), names)
+        else:
+            table, stated = _name_table(names or (), ignore_label), (category_names(labels), column_names(pred_probs))
+            mapping = LabelMapping(values, ignore_label, table, names, *stated)
         found_ids = None if ids is None else open_ids(ids, n_rows, self.layout)
         rule.check_classes(n_classes)
         joint = self.given_joint

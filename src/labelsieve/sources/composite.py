@@ -475,33 +475,50 @@ def _check_range(rows: Sequence[Source], names: Sequence[str], n_rows: int) -> N
             if outside.any():
                 raise InvalidInputError(
                     f"{name} has row number {int(piece[outside][0])}, and all folds together have {n_rows:,} rows, so "
-                    f"that these are 0..{n_rows - 1}, each in one fold"
+                    f"that these are 0..{n_rows - 1}{_missing(rows, n_rows)}"
                 )
+
+
+def _missing(rows: Sequence[Source], n_rows: int) -> str:
+    """Return which of the first rows are in no fold, in words."""
+    found = np.zeros(n_rows, np.bool_)
+    for numbers in rows:
+        for piece in _pieces(numbers):
+            found[piece[(piece >= 0) & (piece < n_rows)]] = True
+    return "" if found.all() else f": no fold has {_numbers_in_words(np.flatnonzero(~found))}"
 
 
 def _place(number: int, numbers: Source, fold_of_row: Ints, names: Sequence[str]) -> None:
     """Note the rows of a fold in `fold_of_row`; raise if some are taken, or if their numbers do not ascend."""
-    n_seen, last = 0, -1
+    n_seen, last, descents, n_descents = 0, -1, "", 0
     for piece in _pieces(numbers):
         rows = piece.astype(np.int64)
         taken = fold_of_row[rows] != len(names)
         if taken.any():
             other = int(fold_of_row[rows[taken][0]])
             where = names[number] if other == number else f"{names[other]} and {names[number]}"
-            more = f" and {len(rows[taken]) - _NAMED:,} more" if len(rows[taken]) > _NAMED else ""
-            named = f"row{'s' if len(rows[taken]) > 1 else ''} {', '.join(map(str, rows[taken][:_NAMED].tolist()))}"
-            raise InvalidInputError(f"rows are given twice: {named}{more} in {where}")
+            raise InvalidInputError(f"rows are given twice: {_numbers_in_words(rows[taken])} in {where}")
+        fold_of_row[rows] = number
         lower = np.flatnonzero(np.diff(rows, prepend=last) <= 0)
         if len(lower):
-            before, now = last if lower[0] == 0 else int(rows[lower[0] - 1]), int(rows[lower[0]])
-            if before == now:
-                raise InvalidInputError(f"rows are given twice: row {now} in {names[number]}")
-            raise InvalidInputError(
-                f"the row numbers of {names[number]} do not ascend: its row {n_seen + lower[0]:,} has number {now} "
-                f"after {before}. Sort the fold: order = np.argsort(rows), and give (pred_probs[order], rows[order])"
-            )
-        fold_of_row[rows] = number
-        n_seen, last = n_seen + len(rows), int(rows[-1])
+            unique, counts = np.unique(rows, return_counts=True)
+            if len(unique) < len(rows):
+                repeated = _numbers_in_words(unique[counts > 1])
+                raise InvalidInputError(f"rows are given twice: {repeated} in {names[number]}")
+            before = last if lower[0] == 0 else int(rows[lower[0] - 1])
+            descents = descents or f"its row {n_seen + lower[0]:,} has number {rows[lower[0]]} after {before}"
+        n_seen, last, n_descents = n_seen + len(rows), int(rows[-1]), n_descents + len(lower)
+    if n_descents:
+        times = f", the first of {n_descents:,} such rows" if n_descents > 1 else ""
+        raise InvalidInputError(
+            f"the row numbers of {names[number]} do not ascend: {descents}{times}. Sort the fold: "
+            "order = np.argsort(rows), and give (pred_probs[order], rows[order])"
+        )
+
+
+def _numbers_in_words(rows: Ints) -> str:
+    more = f" and {len(rows) - _NAMED:,} more" if len(rows) > _NAMED else ""
+    return f"row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows[:_NAMED].tolist()))}{more}"
 
 
 def open_folds(folds: Folds, open_probs: Callable[[Any], Any], open_rows: Callable[[Any], Any]) -> FoldsSource:

@@ -245,8 +245,8 @@ def test_a_result_is_the_same_whatever_the_sizes(
 def test_issues_that_do_not_fit_are_an_error_and_an_output_takes_them(tmp_path, tiny, monkeypatch):
     labels, probs = draws.draw(300, 4, seed=4)
     want = labelsieve.find_label_issues(labels, probs)
-    monkeypatch.setattr("labelsieve.job.job._Run._room", lambda *_: 1000)
-    words = rf"^the {want.num_issues} issues would take .* in this process, but may take only 1 kB\. Write them to"
+    monkeypatch.setattr("labelsieve.job.job.ISSUE_BYTES", 10**12)
+    words = rf"^the {want.num_issues} issues would take .* in this process, but may take only .* [GM]B\. Write them to"
     for where in ({}, {"workdir": tmp_path / "w"}):
         with pytest.raises(labelsieve.MemoryLimitError, match=words) as caught:
             labelsieve.find_label_issues(labels, probs, **where, batch_size=20, partition_batches=2)

@@ -514,7 +514,7 @@ def test_an_object_cut_while_in_use_is_an_error(memory):
     fs.rm("/folder/p.npy")
     with pytest.raises(UnreadableDataError, match="is gone"):
         source[:]
-    with pytest.raises(UnreadableDataError, match=r"memory:///folder/p\.npy was there when the run began, and is gone"):
+    with pytest.raises(UnreadableDataError, match=r"memory://folder/p\.npy was there when the run began, and is gone"):
         source.reachable()
     with pytest.raises(InvalidInputError, match=r"labels: there is no file"):
         open_labels(f"{memory}/p.npy")
