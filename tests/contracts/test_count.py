@@ -333,7 +333,7 @@ def test_choices_that_do_not_fit_are_refused():
         count.estimate_joint(LABELS)
     with pytest.raises(InvalidInputError, match="py_method must be one of cnt, eqn"):
         count.estimate_latent(np.eye(5), LABELS, py_method="count")
-    with pytest.raises(InvalidInputError, match="needs a noise matrix with an inverse"):
+    with pytest.raises(InvalidInputError, match="needs a noise matrix that has an inverse"):
         count.estimate_latent(np.ones((5, 5)), LABELS, py_method="eqn")
     with pytest.raises(InvalidInputError, match=r"2 labels outside 0..2 in rows 1, 4 \(first: -1\)"):
         count.estimate_latent(np.eye(3), [0, -1, 2, 2, 4])

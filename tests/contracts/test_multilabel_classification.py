@@ -737,11 +737,7 @@ def test_bad_choices_of_cleanlabs_functions():
     for how, kind, text in (
         ({"method": "mean"}, InvalidInputError, "must be one of exponential_moving_average, softmin"),
         ({"method": 3}, InputTypeError, "a name or callable"),
-        (
-            {"method": "exponential_moving_average", "alpha": 2},
-            InvalidInputError,
-            "alpha must be .* from 0 to 1",
-        ),
+        ({"method": "exponential_moving_average", "alpha": 2}, InvalidInputError, "from 0 to 1"),
         ({"method": "softmin", "temperature": 0}, InvalidInputError, "above 0"),
         ({"method": lambda scores, axis: scores}, InvalidInputError, "returned the shape"),
         ("softmin", InputTypeError, "must be a dict"),

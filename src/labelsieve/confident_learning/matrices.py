@@ -291,7 +291,9 @@ def estimate_latent(
         try:
             py = np.linalg.inv(noise.matrix(dense=True)).dot(ps)
         except np.linalg.LinAlgError as error:
-            raise InvalidInputError("py_method='eqn' needs a noise matrix with an inverse; 'cnt' does not") from error
+            raise InvalidInputError(
+                "py_method='eqn' needs a noise matrix that has an inverse; 'cnt' does not"
+            ) from error
     py = _as_distribution(py, FLOAT_TOLERANCE)
     noise, inverse = _clipped(noise), _clipped(inverse)
     if converge:
