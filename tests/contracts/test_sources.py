@@ -643,7 +643,8 @@ def test_a_task_is_sent_the_versions_of_its_own_chunks_only(tmp_path, layout):
         rows = pickle.loads(pickle.dumps(RowRange.of_part(source, start, stop)))
         assert len(rows.source.stored.stamps) == (-(-stop // unit) - start // unit) * width
         assert np.array_equal(rows.source[rows.start : rows.stop], PROBS[start:stop])
-        part, origin = rows.part(start + 3, stop - 3)
+        part, origin = rows.source.part(start + 3 - rows.origin, stop - 3 - rows.origin)
+        origin += rows.origin
         assert np.array_equal(part[start + 3 - origin : stop - 3 - origin], PROBS[start + 3 : stop - 3])
 
 
